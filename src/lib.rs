@@ -1,0 +1,12 @@
+pub mod clock;
+pub mod dispatch;
+pub mod ingress;
+pub mod name;
+pub mod notification;
+pub mod retry;
+pub mod routing;
+pub mod schema;
+pub mod secret;
+pub mod spool;
+pub mod target;
+pub mod verify;

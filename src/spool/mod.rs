@@ -1,0 +1,187 @@
+//! The spool: the only door between ingress and dispatch, and the only room that knows SQL.
+//!
+//! What any spool promises:
+//! * [`Spool::accept`] returns `Ok` only once the notification, the whole set of its deliveries and its
+//!   mark for duplicates are on stable storage, in one commit. Requests that wait together share one.
+//! * The same bytes at the same source are kept once; a second copy learns the first one's [`Verdict`],
+//!   after the first one's commit, for as long as the mark lives (`keep_delivered`).
+//! * [`Spool::due`] is how deliveries are found, live and after a crash alike.
+//! * [`Spool::settle`] may ride along with the next commit: a crash before it costs a duplicate attempt,
+//!   never a loss. A settlement is kept in memory and tried again until it is on disk.
+//! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
+//!   process with exit code 74: after one, nothing read back from that file can be trusted.
+
+pub mod disk;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::notification::{Notification, Record};
+
+/// How a spool is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Folder of this relay's own; made if it is not there.
+    pub path: PathBuf,
+    /// Bytes for what is owed or held, write-ahead log included.
+    pub capacity_bytes: u64,
+    /// How long settled notifications and the marks for duplicates stay.
+    pub keep_delivered: Duration,
+}
+
+/// One verified request, and what is to become of it.
+#[derive(Debug)]
+pub struct Submission {
+    pub notification: Notification,
+    pub verdict: Verdict,
+    /// Targets that are owed a delivery, without repeats; may be empty if it is quarantined.
+    pub targets: Vec<Name>,
+    /// Kept for an operator, beside or instead of deliveries.
+    pub quarantine: Option<Reason>,
+}
+
+/// What the sender was told of a notification that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// 200
+    Accepted,
+    /// 400
+    Invalid,
+}
+
+/// Why an authentic notification is in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Invalid,
+    Stale,
+    Future,
+    BadTimestamp,
+    Unrouted,
+    RouteError,
+}
+
+/// What became of a submission; either way it is on stable storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Now,
+    /// The same bytes were kept before, with this verdict.
+    Before(Verdict),
+}
+
+/// Why a submission is not promised. It may yet turn out to be kept: then it is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptError {
+    #[error("the spool is at its capacity; raise `spool.disk.capacity`, or settle what it holds")]
+    Full,
+    #[error("more submissions wait for the disk than the spool lets wait")]
+    Busy,
+    #[error("the commit failed")]
+    Failed,
+}
+
+/// Names one delivery: one notification owed to one target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryKey {
+    /// The spool's own number for the notification, in order of acceptance.
+    pub sequence: i64,
+    pub target: Name,
+}
+
+/// A delivery whose time has come.
+#[derive(Clone, Debug)]
+pub struct Due {
+    pub key: DeliveryKey,
+    pub record: Record,
+    /// Attempts made so far.
+    pub attempts: u32,
+    pub due_at: Timestamp,
+}
+
+/// What one page of [`Spool::due`] holds.
+#[derive(Debug, Default)]
+pub struct DuePage {
+    /// In order of due time, then acceptance.
+    pub deliveries: Vec<Due>,
+    /// When the next delivery that is not yet due comes due, if there is one.
+    pub next_due_at: Option<Timestamp>,
+}
+
+/// What an attempt did to a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    pub key: DeliveryKey,
+    /// When the attempt ended.
+    pub at: Timestamp,
+    /// Label of the attempt's outcome, from a closed set.
+    pub outcome: &'static str,
+    pub result: Settled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Delivered,
+    /// Gave up; kept as a dead letter.
+    DeadLettered,
+    /// Failed; the next attempt is due then.
+    Retry {
+        due_at: Timestamp,
+    },
+}
+
+/// Why a spool does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("spool {path}: another process holds its lock; two relays must not share one folder")]
+    Locked { path: PathBuf },
+    #[error(
+        "spool {path}: made by a newer suki-relay (format {found}, this one reads {known}); nothing was changed"
+    )]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+    #[error("spool {path}: not a spool of suki-relay; nothing was changed")]
+    Foreign { path: PathBuf },
+    #[error("spool {path}: {action}: {cause}")]
+    Io {
+        path: PathBuf,
+        action: &'static str,
+        cause: String,
+    },
+}
+
+impl Verdict {
+    /// All verdicts with the number each has on disk.
+    pub const fn code(self) -> i64 {
+        match self {
+            Self::Accepted => 200,
+            Self::Invalid => 400,
+        }
+    }
+}
+
+impl Reason {
+    pub const ALL: [Self; 6] = [
+        Self::Invalid,
+        Self::Stale,
+        Self::Future,
+        Self::BadTimestamp,
+        Self::Unrouted,
+        Self::RouteError,
+    ];
+
+    /// The word for it in metrics, commands and on disk.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Stale => "stale",
+            Self::Future => "future",
+            Self::BadTimestamp => "bad_timestamp",
+            Self::Unrouted => "unrouted",
+            Self::RouteError => "route_error",
+        }
+    }
+}
