@@ -1,1 +1,254 @@
-//! placeholder
+//! The spool on one disk: SQLite in WAL mode, one writer thread, one commit for all that waits.
+//!
+//! Tables are in `schema.sql`. Pragmas of the writer: `journal_mode = WAL`, `synchronous = FULL` (the
+//! log is synced inside every COMMIT), `wal_autocheckpoint = 0` (the checkpointer does it, off the
+//! request path).
+//!
+//! One batch, in order, and what a crash leaves behind each step:
+//! 1. `BEGIN IMMEDIATE`; settlements, then submissions, each a row in `notification` (which is its mark),
+//!    `content` and `delivery`; the ledger. All in memory: a crash leaves nothing of the batch. Nobody
+//!    has been answered.
+//! 2. `COMMIT` appends the changed pages to the log and syncs it. A crash before the sync is over
+//!    leaves all of the batch or nothing of it (the frames carry checksums). What is left is then
+//!    delivered though its sender was not told 200: it sends again, and learns the first verdict.
+//! 3. Gauges move, targets wake, everybody is answered. A crash here leaves a whole batch; settlements
+//!    in it are remembered, answers that were not sent are asked for again.
+//! 4. Another thread copies the log into the database: it syncs the log, writes the pages, syncs the
+//!    database. A crash at any point leaves the log, and opening copies it again.
+//!
+//! Opening: the header is checked (foreign and newer are refused untouched), the folder locked, a
+//! missing database made under another name and renamed when it is synced; then the log is copied
+//! and both files and the folder are synced, *before* anything is answered or delivered.
+//!
+//! A failed sync, or any other I/O error of a commit or a checkpoint, a corrupt file, or a panic of one
+//! of the two threads is [`Fatal`]: nobody is told that it worked, nothing is tried again. A full disk
+//! is not: the batch is undone, submissions are refused (duplicates still learn their verdict),
+//! settlements wait in memory and are tried again with the next batch, at least once a second.
+//!
+//! Limits: [`queue::ACCEPTS_WAITING_MAX`] submissions wait; the log is copied from 4 MiB on and started
+//! over at 64 MiB (less under a small capacity), unless a program from outside keeps reading: then its
+//! growth counts against the capacity, like all else. A quota on the disk that answers EDQUOT and not
+//! ENOSPC reads as an I/O error.
+
+mod books;
+mod checkpoint;
+mod fault;
+mod folder;
+mod queue;
+mod read;
+mod rows;
+mod signals;
+mod upkeep;
+mod wakes;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{Notify, oneshot};
+
+use self::checkpoint::Checkpointer;
+use self::folder::{Folder, Role};
+use self::queue::Queue;
+use self::read::{READERS, Readers};
+use self::signals::{Alarm, Bell, Pulse};
+use self::wakes::Wakes;
+use self::writer::Writer;
+use super::metrics::{Metrics, Op};
+use super::{
+    AcceptError, Counts, DuePage, Fatal, Kept, OpenError, Options, ReadError, Settlement,
+    Submission,
+};
+use crate::clock::Timestamp;
+use crate::name::Name;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// How long a connection waits for another's lock; only a program from outside ever holds one long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Owns the writer's and the checkpointer's thread; dropping it lets the writer finish what waits, and
+/// waits for both.
+pub(super) struct Disk {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    threads: Vec<JoinHandle<()>>,
+    /// Last: the lock is let go of when everything else is closed.
+    folder: Folder,
+}
+
+struct Shared {
+    queue: Queue,
+    wakes: Arc<Wakes>,
+    pulse: Pulse,
+    bell: Bell,
+    alarm: Alarm,
+    metrics: Metrics,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    capacity_bytes: u64,
+    keep_delivered: Duration,
+    /// The log is copied from here on …
+    wal_bytes: u64,
+    /// … and started over from here on.
+    wal_bytes_max: u64,
+}
+
+impl Disk {
+    pub fn open(
+        options: &Options,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let limits = Limits::of(options);
+        let capacity = i64::try_from(limits.capacity_bytes).unwrap_or(i64::MAX);
+        metrics.capacity_bytes.set(capacity);
+        let folder = Folder::open(&options.path)?;
+        let connection = folder.connect(Role::Writer, limits)?;
+        folder.recover(&connection)?;
+        let readers = (0..READERS)
+            .map(|_| folder.connect(Role::Reader, limits))
+            .collect::<Result<Vec<_>, _>>()?;
+        let checkpointer = folder.connect(Role::Checkpointer, limits)?;
+        let shared = Arc::new(Shared {
+            queue: Queue::default(),
+            wakes: Arc::default(),
+            pulse: Pulse::new(),
+            bell: Bell::default(),
+            alarm: Alarm::new(on_fatal),
+            metrics,
+        });
+        let mut disk = Self {
+            shared: Arc::clone(&shared),
+            readers: Arc::new(Readers::new(readers)),
+            threads: Vec::new(),
+            folder,
+        };
+        disk.start_writer(connection, limits)?;
+        disk.start("spool-checkpoint", move |shared| {
+            Checkpointer::new(checkpointer, shared).run()
+        })?;
+        Ok(disk)
+    }
+
+    pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
+        let answered = self.shared.queue.accept(submission)?;
+        answered.await.unwrap_or(Err(AcceptError::Failed))
+    }
+
+    pub fn settle(&self, settlement: Settlement) -> oneshot::Receiver<()> {
+        self.shared.queue.settle(settlement)
+    }
+
+    pub async fn due(
+        &self,
+        target: &Name,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<DuePage, ReadError> {
+        let target = target.clone();
+        let page = self
+            .readers
+            .read(move |reader| reader.due(&target, now, limit));
+        page.await
+            .inspect_err(|_| self.shared.metrics.error(Op::Read))
+    }
+
+    pub async fn counts(&self) -> Result<Counts, ReadError> {
+        let counts = self.readers.read(read::Reader::counts).await;
+        counts.inspect_err(|_| self.shared.metrics.error(Op::Read))
+    }
+
+    pub fn wake(&self, target: &Name) -> Arc<Notify> {
+        self.shared.wakes.of(target)
+    }
+
+    pub fn watch_target(&self, target: &Name) {
+        self.shared.metrics.target(target);
+    }
+
+    pub fn writer_busy_for(&self) -> Option<Duration> {
+        self.shared.pulse.busy_for()
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.shared.queue.is_closed()
+    }
+
+    /// The writer reads its books before this returns: what the gauges show is right from the start.
+    fn start_writer(&mut self, connection: Connection, limits: Limits) -> Result<(), OpenError> {
+        let (opened, opening) = std::sync::mpsc::sync_channel(1);
+        self.start("spool-writer", move |shared| {
+            match Writer::new(&connection, shared, limits) {
+                Ok(mut writer) => {
+                    let _ = opened.send(Ok(()));
+                    writer.run()
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                    Ok(())
+                }
+            }
+        })?;
+        match opening.recv() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.folder.error("read the database", &error)),
+            Err(_) => Err(self.folder.failure("read the database", "its thread ended")),
+        }
+    }
+
+    fn start(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Shared) -> Result<(), Fatal> + Send + 'static,
+    ) -> Result<(), OpenError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| work(&shared)));
+            if let Err(fatal) = ended.unwrap_or_else(|_| Err(Fatal::panicked())) {
+                shared.queue.abandon();
+                shared.alarm.sound(fatal);
+            }
+        });
+        match thread {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                return Err(self.folder.failure("start a thread", &error.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        self.shared.bell.end();
+        for thread in self.threads.drain(..) {
+            // Its panic, if it had one, has been told by the alarm.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Limits {
+    fn of(options: &Options) -> Self {
+        const KIB: u64 = 1024;
+        const MIB: u64 = 1024 * KIB;
+        let capacity_bytes = options.capacity_bytes;
+        Self {
+            capacity_bytes,
+            keep_delivered: options.keep_delivered,
+            wal_bytes: (capacity_bytes / 64).clamp(256 * KIB, 4 * MIB),
+            wal_bytes_max: (capacity_bytes / 8).clamp(MIB, 64 * MIB),
+        }
+    }
+}

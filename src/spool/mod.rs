@@ -11,14 +11,28 @@
 //! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
 //!   process with exit code 74: after one, nothing read back from that file can be trusted.
 
-pub mod disk;
+mod disk;
+mod metrics;
 
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Notification, Record};
+pub use metrics::Metrics;
+
+/// A handle on the spool; cheap to clone. The last one to go closes it: what waits is written first,
+/// which takes as long as the disk does.
+#[derive(Clone)]
+pub struct Spool {
+    disk: Arc<disk::Disk>,
+}
 
 /// How a spool is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,12 +167,139 @@ pub enum OpenError {
     },
 }
 
+/// The spool cannot go on: the process must end with exit code 74, and start again from the disk.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "spool: {operation}: {cause}; check the disk, then start again: what was promised is on it"
+)]
+pub struct Fatal {
+    pub operation: &'static str,
+    pub cause: String,
+}
+
+/// A read that did not work; ask again.
+#[derive(Debug, thiserror::Error)]
+#[error("the spool could not be read: {cause}")]
+pub struct ReadError {
+    pub cause: String,
+}
+
+/// What is in the spool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All that are remembered.
+    pub notifications: u64,
+    /// Those that every target has, and that are not in quarantine.
+    pub settled: u64,
+    pub quarantine: HashMap<Reason, i64>,
+    pub targets: BTreeMap<Name, TargetCounts>,
+}
+
+/// One target's deliveries, by how they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetCounts {
+    pub pending: i64,
+    pub delivered: i64,
+    pub dead: i64,
+}
+
+impl Spool {
+    /// Opens the spool, makes it if it is not there, and syncs what it finds. Blocks on the disk.
+    ///
+    /// `on_fatal` is called at most once, on a thread of the spool's: it makes the process end with
+    /// exit code 74. From then on nothing is accepted.
+    pub fn open(
+        options: &Options,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let disk = Arc::new(disk::Disk::open(options, metrics, on_fatal)?);
+        Ok(Self { disk })
+    }
+
+    /// Keeps a submission: `Ok` once it is on stable storage, with all its deliveries.
+    ///
+    /// Cancellation: dropping the future takes nothing back; the submission may be kept.
+    pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
+        self.disk.accept(submission).await
+    }
+
+    /// Records what an attempt did. The receiver resolves once that is on stable storage, and fails
+    /// if the spool ends before. A settlement of a delivery that is not pending changes nothing.
+    ///
+    /// As many may wait as attempts are in flight: the caller bounds them.
+    pub fn settle(&self, settlement: Settlement) -> oneshot::Receiver<()> {
+        self.disk.settle(settlement)
+    }
+
+    /// The target's first deliveries that are due, those included that the caller holds already: it
+    /// asks for as many more. A page also ends after 16 MiB of bodies, one body at least.
+    ///
+    /// Cancellation: safe; it changes nothing.
+    pub async fn due(
+        &self,
+        target: &Name,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<DuePage, ReadError> {
+        self.disk.due(target, now, limit).await
+    }
+
+    /// Notified after each commit that put deliveries for the target. It remembers one notification,
+    /// so none is missed between [`Spool::due`] and waiting. For one waiter a target.
+    pub fn wake(&self, target: &Name) -> Arc<Notify> {
+        self.disk.wake(target)
+    }
+
+    /// Makes the target's series, with 0 if it has nothing yet.
+    pub fn watch_target(&self, target: &Name) {
+        self.disk.watch_target(target);
+    }
+
+    /// How long the writer has been at the disk; `None` while it waits for work.
+    pub fn writer_busy_for(&self) -> Option<Duration> {
+        self.disk.writer_busy_for()
+    }
+
+    /// False after a [`Fatal`].
+    pub fn is_open(&self) -> bool {
+        self.disk.is_open()
+    }
+
+    /// Counts rows, not gauges: for operators and tests, it reads the whole of two indexes.
+    pub async fn counts(&self) -> Result<Counts, ReadError> {
+        self.disk.counts().await
+    }
+}
+
+impl fmt::Debug for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spool(open: {})", self.is_open())
+    }
+}
+
+impl ReadError {
+    fn new(cause: impl Into<String>) -> Self {
+        let cause = cause.into();
+        Self { cause }
+    }
+}
+
 impl Verdict {
-    /// All verdicts with the number each has on disk.
+    /// The number each has on disk.
     pub const fn code(self) -> i64 {
         match self {
             Self::Accepted => 200,
             Self::Invalid => 400,
+        }
+    }
+
+    /// The verdict of a number on disk: [`Verdict::code`] wrote it.
+    const fn from_code(code: i64) -> Self {
+        if code == Self::Invalid.code() {
+            Self::Invalid
+        } else {
+            Self::Accepted
         }
     }
 }

@@ -1,0 +1,86 @@
+//! What an error of the database means to the spool: pure.
+
+use rusqlite::{Error, ErrorCode, ffi};
+
+use crate::spool::Fatal;
+use crate::spool::metrics::Op;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No room on the disk: undo, refuse, go on; it heals when there is room.
+    Full,
+    /// This time it did not work: undo, refuse, go on.
+    Failed,
+    /// The file cannot be trusted any more (`PostgreSQL`'s "fsyncgate"): end the process.
+    Fatal,
+}
+
+pub(super) fn classify(error: &Error) -> Fault {
+    let Error::SqliteFailure(failure, _) = error else {
+        return Fault::Failed;
+    };
+    match failure.code {
+        ErrorCode::DiskFull => Fault::Full,
+        // The index of the WAL could not grow: nothing has been written yet, and no sync has failed.
+        _ if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Fault::Full,
+        ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+            Fault::Fatal
+        }
+        _ => Fault::Failed,
+    }
+}
+
+/// The error as SQLite's own words for its code: a message of its own may quote a statement, this
+/// quotes nothing.
+pub(super) fn cause(error: &Error) -> String {
+    match error {
+        Error::SqliteFailure(failure, _) => {
+            let code = failure.extended_code;
+            format!("{} (SQLite code {code})", ffi::code_to_str(code))
+        }
+        other => other.to_string(),
+    }
+}
+
+impl Fatal {
+    pub(super) fn new(operation: Op, error: &Error) -> Self {
+        Self {
+            operation: operation.as_str(),
+            cause: cause(error),
+        }
+    }
+
+    /// Says nothing of the panic: its message may quote what it worked on.
+    pub(super) fn panicked() -> Self {
+        Self {
+            operation: "thread",
+            cause: "panicked".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_is_fatal_and_a_full_disk_is_not() {
+        let cases = [
+            (ffi::SQLITE_FULL, Fault::Full),
+            (ffi::SQLITE_IOERR_SHMSIZE, Fault::Full),
+            (ffi::SQLITE_IOERR_FSYNC, Fault::Fatal),
+            (ffi::SQLITE_IOERR_DIR_FSYNC, Fault::Fatal),
+            (ffi::SQLITE_IOERR_WRITE, Fault::Fatal),
+            (ffi::SQLITE_IOERR_READ, Fault::Fatal),
+            (ffi::SQLITE_CORRUPT, Fault::Fatal),
+            (ffi::SQLITE_NOTADB, Fault::Fatal),
+            (ffi::SQLITE_BUSY, Fault::Failed),
+            (ffi::SQLITE_NOMEM, Fault::Failed),
+        ];
+        for (code, expected) in cases {
+            let error = Error::SqliteFailure(ffi::Error::new(code), None);
+            assert_eq!(classify(&error), expected, "{code}");
+        }
+    }
+}

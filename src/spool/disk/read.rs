@@ -1,0 +1,201 @@
+//! The readers: a few connections of their own, so that reading never waits for the writer. Every
+//! read is one short, bounded transaction; the WAL cannot start over beneath a longer one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Result as Sql, Row, params};
+use tokio::sync::Semaphore;
+
+use super::fault::cause;
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::notification::{Id, Record};
+use crate::spool::{Counts, DeliveryKey, Due, DuePage, ReadError, Reason, TargetCounts};
+
+/// Reads at the same time.
+pub(super) const READERS: usize = 4;
+
+/// A page ends with the body that reaches this; one body always fits.
+const PAGE_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+pub(super) struct Readers {
+    idle: Mutex<Vec<Reader>>,
+    permits: Arc<Semaphore>,
+}
+
+pub(super) struct Reader {
+    connection: Connection,
+    /// Numbers of names never change their meaning.
+    names: HashMap<i64, Name>,
+}
+
+impl Readers {
+    pub fn new(connections: impl IntoIterator<Item = Connection>) -> Self {
+        let idle: Vec<Reader> = connections.into_iter().map(Reader::new).collect();
+        Self {
+            permits: Arc::new(Semaphore::new(idle.len())),
+            idle: Mutex::new(idle),
+        }
+    }
+
+    /// Cancellation: dropping the future leaves the read to end by itself.
+    pub async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&mut Reader) -> Sql<T> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let readers = Arc::clone(self);
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit.map_err(|_| ReadError::new("the spool has ended"))?;
+            let mut reader = readers
+                .lock()
+                .pop()
+                .ok_or_else(|| ReadError::new("no reader is left"))?;
+            let result = read(&mut reader);
+            readers.lock().push(reader);
+            result.map_err(|error| ReadError::new(cause(&error)))
+        });
+        work.await
+            .unwrap_or_else(|_| Err(ReadError::new("the read did not end")))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            names: HashMap::new(),
+        }
+    }
+
+    pub fn due(&mut self, target: &Name, now: Timestamp, limit: usize) -> Sql<DuePage> {
+        let Some(id) = self.number(target)? else {
+            return Ok(DuePage::default());
+        };
+        let (connection, names) = (&self.connection, &mut self.names);
+        let mut page = DuePage::default();
+        let mut find = connection.prepare_cached(
+            "SELECT d.seq, d.attempts, d.due_at, n.digest, n.source, c.secret, n.received_at,
+                    c.generated_at, c.signature, c.content_type, c.body
+             FROM delivery AS d INDEXED BY due
+             CROSS JOIN notification AS n ON n.seq = d.seq
+             CROSS JOIN content AS c ON c.seq = d.seq
+             WHERE d.state = 0 AND d.target = ?1 AND d.due_at <= ?2
+             ORDER BY d.due_at, d.seq LIMIT ?3",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows = find.query([id, now.as_millis(), limit])?;
+        let mut bodies_bytes = 0;
+        while bodies_bytes < PAGE_BODIES_BYTES_MAX
+            && let Some(row) = rows.next()?
+        {
+            let record = record(connection, names, row)?;
+            bodies_bytes += record.body.len();
+            page.deliveries.push(Due {
+                key: DeliveryKey {
+                    sequence: row.get(0)?,
+                    target: target.clone(),
+                },
+                record,
+                attempts: row.get(1)?,
+                due_at: Timestamp::from_millis(row.get(2)?),
+            });
+        }
+        let mut next = connection.prepare_cached(
+            "SELECT min(due_at) FROM delivery INDEXED BY due
+             WHERE state = 0 AND target = ?1 AND due_at > ?2",
+        )?;
+        let next_due_at: Option<i64> = next.query_row([id, now.as_millis()], |row| row.get(0))?;
+        page.next_due_at = next_due_at.map(Timestamp::from_millis);
+        Ok(page)
+    }
+
+    pub fn counts(&mut self) -> Sql<Counts> {
+        let snapshot = self.connection.unchecked_transaction()?;
+        let mut counts = Counts {
+            notifications: count(&snapshot, "SELECT count(*) FROM notification")?,
+            settled: count(
+                &snapshot,
+                "SELECT count(*) FROM notification WHERE settled_at IS NOT NULL",
+            )?,
+            ..Counts::default()
+        };
+        for reason in Reason::ALL {
+            let held = snapshot.query_row(
+                "SELECT count(*) FROM notification WHERE quarantine = ?1",
+                [reason.as_str()],
+                |row| row.get(0),
+            )?;
+            counts.quarantine.insert(reason, held);
+        }
+        let mut targets = snapshot.prepare_cached(
+            "SELECT text, sum(state = 0), sum(state = 1), sum(state = 2)
+             FROM delivery JOIN name ON id = target GROUP BY target",
+        )?;
+        let mut rows = targets.query([])?;
+        while let Some(row) = rows.next()? {
+            let target = TargetCounts {
+                pending: row.get(1)?,
+                delivered: row.get(2)?,
+                dead: row.get(3)?,
+            };
+            counts.targets.insert(name(row, 0)?, target);
+        }
+        Ok(counts)
+    }
+
+    fn number(&self, name: &Name) -> Sql<Option<i64>> {
+        self.connection
+            .prepare_cached("SELECT id FROM name WHERE text = ?1")?
+            .query_row([name.as_str()], |row| row.get(0))
+            .optional()
+    }
+}
+
+fn record(connection: &Connection, names: &mut HashMap<i64, Name>, row: &Row<'_>) -> Sql<Record> {
+    let digest = row.get_ref(3)?.as_blob()?;
+    let mut id = [0; Id::BYTES];
+    if let Some(start) = digest.get(..Id::BYTES) {
+        id.copy_from_slice(start);
+    }
+    Ok(Record {
+        id: Id::from_bytes(id),
+        source: named(connection, names, row.get(4)?)?,
+        secret: named(connection, names, row.get(5)?)?,
+        received_at: Timestamp::from_millis(row.get(6)?),
+        generated_at: row.get(7)?,
+        signature: row.get(8)?,
+        content_type: row.get(9)?,
+        body: row.get::<_, Vec<u8>>(10)?.into(),
+    })
+}
+
+fn named(connection: &Connection, names: &mut HashMap<i64, Name>, id: i64) -> Sql<Name> {
+    if let Some(name) = names.get(&id) {
+        return Ok(name.clone());
+    }
+    let found =
+        connection.query_row("SELECT text FROM name WHERE id = ?1", params![id], |row| {
+            name(row, 0)
+        })?;
+    names.insert(id, found.clone());
+    Ok(found)
+}
+
+fn name(row: &Row<'_>, column: usize) -> Sql<Name> {
+    let text = row.get_ref(column)?.as_str()?;
+    Name::new(text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
+    })
+}
+
+fn count(connection: &Connection, sql: &str) -> Sql<u64> {
+    connection
+        .query_row(sql, [], |row| row.get::<_, i64>(0))
+        .map(|count| u64::try_from(count).unwrap_or(0))
+}

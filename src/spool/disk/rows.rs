@@ -1,0 +1,280 @@
+//! The writer's statements, prepared once. One method a statement; nothing is decided here.
+
+use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
+
+use crate::clock::Timestamp;
+use crate::notification::Notification;
+use crate::spool::{Settled, Settlement, Verdict};
+
+pub(super) struct Rows<'c> {
+    connection: &'c Connection,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    keep_notification: Statement<'c>,
+    keep_content: Statement<'c>,
+    keep_delivery: Statement<'c>,
+    verdict: Statement<'c>,
+    advance: Statement<'c>,
+    settle: Statement<'c>,
+    stand: Statement<'c>,
+    post: Statement<'c>,
+    oldest_settled: Statement<'c>,
+    drop_content: Statement<'c>,
+    drop_deliveries: Statement<'c>,
+    drop_notification: Statement<'c>,
+    mark_emptied: Statement<'c>,
+    page_count: Statement<'c>,
+    freelist_count: Statement<'c>,
+}
+
+/// Numbers that stand for names on disk.
+#[derive(Clone, Copy)]
+pub(super) struct Names {
+    pub source: i64,
+    pub secret: i64,
+}
+
+/// How a notification stands after one of its deliveries has settled.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub pending: i64,
+    pub dead: i64,
+    pub quarantined: bool,
+}
+
+/// What one batch adds to one target's row of the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub accepted: i64,
+    pub delivered: i64,
+    pub dead_lettered: i64,
+}
+
+impl<'c> Rows<'c> {
+    pub fn prepare(connection: &'c Connection) -> Result<Self> {
+        let prepare = |sql| connection.prepare(sql);
+        Ok(Self {
+            connection,
+            begin: prepare("BEGIN IMMEDIATE")?,
+            commit: prepare("COMMIT")?,
+            keep_notification: prepare(
+                "INSERT INTO notification
+                     (seq, source, digest, verdict, quarantine, received_at, pending, dead, settled_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)
+                 ON CONFLICT (source, digest) DO NOTHING",
+            )?,
+            keep_content: prepare(
+                "INSERT INTO content (seq, secret, generated_at, signature, content_type, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?,
+            keep_delivery: prepare(
+                "INSERT INTO delivery (seq, target, state, attempts, due_at)
+                 VALUES (?1, ?2, 0, 0, ?3)",
+            )?,
+            verdict: prepare("SELECT verdict FROM notification WHERE source = ?1 AND digest = ?2")?,
+            advance: prepare("UPDATE position SET next_seq = ?1")?,
+            settle: prepare(
+                "UPDATE delivery
+                 SET state = ?3, attempts = attempts + 1, due_at = coalesce(?4, due_at),
+                     first_attempt_at = coalesce(first_attempt_at, ?5), last_attempt_at = ?5,
+                     last_outcome = ?6
+                 WHERE seq = ?1 AND target = ?2 AND state = 0",
+            )?,
+            stand: prepare(
+                "UPDATE notification
+                 SET pending = pending - 1, dead = dead + ?2,
+                     settled_at = iif(pending = 1 AND dead + ?2 = 0 AND quarantine IS NULL, ?3, NULL)
+                 WHERE seq = ?1
+                 RETURNING pending, dead, quarantine IS NOT NULL",
+            )?,
+            post: prepare(
+                "INSERT INTO ledger (target, accepted, delivered, dead_lettered)
+                 VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (target) DO UPDATE
+                 SET accepted = accepted + ?2, delivered = delivered + ?3,
+                     dead_lettered = dead_lettered + ?4",
+            )?,
+            oldest_settled: prepare(
+                "SELECT seq FROM notification
+                 WHERE emptied = ?1 AND settled_at <= ?2 ORDER BY settled_at LIMIT ?3",
+            )?,
+            drop_content: prepare("DELETE FROM content WHERE seq = ?1")?,
+            drop_deliveries: prepare("DELETE FROM delivery WHERE seq = ?1")?,
+            drop_notification: prepare("DELETE FROM notification WHERE seq = ?1")?,
+            mark_emptied: prepare("UPDATE notification SET emptied = 1 WHERE seq = ?1")?,
+            page_count: prepare("PRAGMA page_count")?,
+            freelist_count: prepare("PRAGMA freelist_count")?,
+        })
+    }
+
+    pub fn begin(&mut self) -> Result<()> {
+        self.begin.execute([]).map(drop)
+    }
+
+    pub fn commit(&mut self) -> Result<()> {
+        self.commit.execute([]).map(drop)
+    }
+
+    /// Undoes a transaction, if there is one: SQLite ends some by itself when they fail.
+    pub fn rollback(&mut self) -> Result<()> {
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        self.connection.execute_batch("ROLLBACK")
+    }
+
+    /// The number of a name, which gets one if it has none.
+    pub fn name(&mut self, text: &str) -> Result<i64> {
+        let mut find = self
+            .connection
+            .prepare_cached("SELECT id FROM name WHERE text = ?1")?;
+        if let Some(id) = find.query_row([text], |row| row.get(0)).optional()? {
+            return Ok(id);
+        }
+        let mut make = self
+            .connection
+            .prepare_cached("INSERT INTO name (text) VALUES (?1)")?;
+        make.insert([text])
+    }
+
+    /// False if the same bytes were kept before at this source.
+    pub fn keep_notification(
+        &mut self,
+        seq: i64,
+        source: i64,
+        notification: &Notification,
+        verdict: Verdict,
+        quarantine: Option<&'static str>,
+        pending: i64,
+    ) -> Result<bool> {
+        let received_at = notification.received_at.as_millis();
+        let settled_at = (pending == 0 && quarantine.is_none()).then_some(received_at);
+        let kept = self.keep_notification.execute(params![
+            seq,
+            source,
+            notification.digest().as_slice(),
+            verdict.code(),
+            quarantine,
+            received_at,
+            pending,
+            settled_at,
+        ])?;
+        Ok(kept == 1)
+    }
+
+    pub fn keep_content(
+        &mut self,
+        seq: i64,
+        secret: i64,
+        notification: &Notification,
+    ) -> Result<()> {
+        self.keep_content
+            .execute(params![
+                seq,
+                secret,
+                notification.generated_at,
+                notification.signature,
+                notification.content_type,
+                &notification.body[..],
+            ])
+            .map(drop)
+    }
+
+    pub fn keep_delivery(&mut self, seq: i64, target: i64, due_at: Timestamp) -> Result<()> {
+        self.keep_delivery
+            .execute([seq, target, due_at.as_millis()])
+            .map(drop)
+    }
+
+    pub fn verdict(&mut self, source: i64, digest: &[u8]) -> Result<Option<Verdict>> {
+        let code: Option<i64> = self
+            .verdict
+            .query_row(params![source, digest], |row| row.get(0))
+            .optional()?;
+        Ok(code.map(Verdict::from_code))
+    }
+
+    /// As [`Rows::verdict`], by the source's name.
+    pub fn find_verdict(&mut self, source: &str, digest: &[u8]) -> Result<Option<Verdict>> {
+        let mut find = self
+            .connection
+            .prepare_cached("SELECT id FROM name WHERE text = ?1")?;
+        match find.query_row([source], |row| row.get(0)).optional()? {
+            Some(source) => self.verdict(source, digest),
+            None => Ok(None),
+        }
+    }
+
+    pub fn advance(&mut self, next_seq: i64) -> Result<()> {
+        self.advance.execute([next_seq]).map(drop)
+    }
+
+    /// False if the delivery was not pending: then nothing is changed.
+    pub fn settle(&mut self, target: i64, settlement: &Settlement) -> Result<bool> {
+        let (state, due_at) = match settlement.result {
+            Settled::Retry { due_at } => (0, Some(due_at.as_millis())),
+            Settled::Delivered => (1, None),
+            Settled::DeadLettered => (2, None),
+        };
+        let settled = self.settle.execute(params![
+            settlement.key.sequence,
+            target,
+            state,
+            due_at,
+            settlement.at.as_millis(),
+            settlement.outcome,
+        ])?;
+        Ok(settled == 1)
+    }
+
+    /// One delivery of the notification is no longer pending; `dead` is 1 if it gave up.
+    pub fn stand(&mut self, seq: i64, dead: i64, at: Timestamp) -> Result<Standing> {
+        self.stand.query_row([seq, dead, at.as_millis()], |row| {
+            Ok(Standing {
+                pending: row.get(0)?,
+                dead: row.get(1)?,
+                quarantined: row.get(2)?,
+            })
+        })
+    }
+
+    pub fn post(&mut self, target: i64, entry: Entry) -> Result<()> {
+        self.post
+            .execute([target, entry.accepted, entry.delivered, entry.dead_lettered])
+            .map(drop)
+    }
+
+    /// Notifications settled at `until` or before, oldest first.
+    pub fn oldest_settled(
+        &mut self,
+        emptied: bool,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<i64>> {
+        self.oldest_settled
+            .query_map([i64::from(emptied), until.as_millis(), limit], |row| {
+                row.get(0)
+            })?
+            .collect()
+    }
+
+    /// Drops what came; the mark for duplicates stays.
+    pub fn empty(&mut self, seq: i64) -> Result<()> {
+        self.drop_content.execute([seq])?;
+        self.drop_deliveries.execute([seq])?;
+        self.mark_emptied.execute([seq]).map(drop)
+    }
+
+    pub fn forget(&mut self, seq: i64) -> Result<()> {
+        self.drop_content.execute([seq])?;
+        self.drop_deliveries.execute([seq])?;
+        self.drop_notification.execute([seq]).map(drop)
+    }
+
+    /// Pages that hold something.
+    pub fn pages_in_use(&mut self) -> Result<i64> {
+        let all: i64 = self.page_count.query_row([], |row| row.get(0))?;
+        let free: i64 = self.freelist_count.query_row([], |row| row.get(0))?;
+        Ok(all - free)
+    }
+}

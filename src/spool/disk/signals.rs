@@ -1,0 +1,106 @@
+//! What the threads of the spool tell each other and the outside.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::spool::Fatal;
+
+/// Since when the writer has been at the disk.
+pub(super) struct Pulse {
+    epoch: Instant,
+    /// Milliseconds after `epoch`, plus 1; 0 while idle.
+    busy_since: AtomicU64,
+}
+
+/// Calls the checkpointer.
+#[derive(Default)]
+pub(super) struct Bell {
+    state: Mutex<Rung>,
+    rings: Condvar,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Rung {
+    #[default]
+    No,
+    Yes,
+    /// For the last time.
+    End,
+}
+
+/// Tells the outside, once, that the spool cannot go on.
+pub(super) struct Alarm(Mutex<Option<OnFatal>>);
+
+type OnFatal = Box<dyn FnOnce(Fatal) + Send>;
+
+impl Pulse {
+    pub fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            busy_since: AtomicU64::new(0),
+        }
+    }
+
+    pub fn begin(&self) {
+        self.busy_since.store(self.now() + 1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+
+    pub fn busy_for(&self) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(self.now().saturating_sub(since)))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Bell {
+    pub fn ring(&self) {
+        self.set(Rung::Yes);
+    }
+
+    pub fn end(&self) {
+        self.set(Rung::End);
+    }
+
+    /// Waits for a ring, no longer than `wait`.
+    pub fn wait(&self, wait: Duration) -> Rung {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = self
+            .rings
+            .wait_timeout_while(state, wait, |state| *state == Rung::No)
+            .unwrap_or_else(PoisonError::into_inner);
+        let rung = *state;
+        if rung == Rung::Yes {
+            *state = Rung::No;
+        }
+        rung
+    }
+
+    fn set(&self, rung: Rung) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state != Rung::End && *state != rung {
+            *state = rung;
+            self.rings.notify_one();
+        }
+    }
+}
+
+impl Alarm {
+    pub fn new(on_fatal: impl FnOnce(Fatal) + Send + 'static) -> Self {
+        Self(Mutex::new(Some(Box::new(on_fatal))))
+    }
+
+    pub fn sound(&self, fatal: Fatal) {
+        let on_fatal = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(on_fatal) = on_fatal {
+            on_fatal(fatal);
+        }
+    }
+}

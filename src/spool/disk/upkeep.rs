@@ -1,0 +1,155 @@
+//! What the writer does beside writing: keeps count of the room, drops what is past its time or in
+//! the way, and starts the WAL over before it grows past its cap.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{ErrorCode, MAIN_DB, Result as Sql};
+
+use super::fault::{Fault, classify};
+use super::writer::{TICK, Writer};
+use super::{BUSY_TIMEOUT, PAGE_BYTES};
+use crate::clock::Timestamp;
+use crate::spool::Fatal;
+use crate::spool::metrics::Op;
+
+/// Notifications dropped in one transaction: some 2 ms of work.
+const DROPPED_MAX: i64 = 500;
+
+/// The pause between two rounds of dropping while there is more of it and others are to be served.
+const DROP_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a restart of the WAL may wait for readers, with everybody behind it.
+const RESTART_PATIENCE: Duration = Duration::from_millis(50);
+
+/// The header of a frame in the WAL (SQLite, "WAL-mode File Format", 1.2).
+const FRAME_HEADER_BYTES: u64 = 24;
+
+impl Writer<'_> {
+    /// Bytes left under the capacity, as of the last measurement.
+    pub(super) fn room(&self) -> u64 {
+        self.limits
+            .capacity_bytes
+            .saturating_sub(self.pages_bytes + self.wal_bytes)
+    }
+
+    /// Not inside a transaction. Returns the frames in the WAL, copied ones included.
+    pub(super) fn measure(&mut self) -> Sql<u64> {
+        let (frames, copied) = self
+            .connection
+            .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP)?;
+        let waiting = u64::try_from(frames - copied).unwrap_or(0);
+        self.wal_bytes = waiting * (PAGE_BYTES + FRAME_HEADER_BYTES);
+        self.measure_pages()?;
+        if self.wal_bytes >= self.limits.wal_bytes {
+            self.shared.bell.ring();
+        }
+        Ok(u64::try_from(frames).unwrap_or(0))
+    }
+
+    /// Drops the oldest settled notifications before their time, and leaves their marks.
+    pub(super) fn make_room(&mut self) -> Sql<()> {
+        let latest = Timestamp::from_millis(i64::MAX);
+        for seq in self.rows.oldest_settled(false, latest, DROPPED_MAX)? {
+            self.rows.empty(seq)?;
+        }
+        self.measure_pages()
+    }
+
+    /// Drops a bounded number of settled notifications past their time, with their marks; returns
+    /// how long to wait before the next round.
+    pub(super) fn tidy(&mut self, now: Timestamp, idle: bool) -> Result<Duration, Fatal> {
+        let past = now.minus(self.limits.keep_delivered);
+        self.shared.pulse.begin();
+        let dropped = self.drop_settled(past);
+        let wait = match dropped {
+            Ok(dropped) => {
+                self.books.close();
+                let more = dropped >= DROPPED_MAX;
+                if more && idle {
+                    Duration::ZERO
+                } else if more {
+                    DROP_PAUSE
+                } else {
+                    TICK
+                }
+            }
+            Err(error) => {
+                self.undo(&error)?;
+                TICK
+            }
+        };
+        self.keep_wal_short()?;
+        self.shared.pulse.end();
+        Ok(wait)
+    }
+
+    fn drop_settled(&mut self, past: Timestamp) -> Sql<i64> {
+        let mut old = self.rows.oldest_settled(true, past, DROPPED_MAX)?;
+        if old.is_empty() {
+            old = self.rows.oldest_settled(false, past, DROPPED_MAX)?;
+        }
+        if old.is_empty() {
+            return Ok(0);
+        }
+        self.rows.begin()?;
+        for seq in &old {
+            self.rows.forget(*seq)?;
+            self.books.forgotten();
+        }
+        self.rows.commit()?;
+        Ok(i64::try_from(old.len()).unwrap_or(DROPPED_MAX))
+    }
+
+    /// The checkpointer copies while we write, and under load never quite catches up. Past the cap
+    /// the writer copies the little that is left, and the next commit starts the WAL over.
+    pub(super) fn keep_wal_short(&mut self) -> Result<(), Fatal> {
+        let frames = match self.measure() {
+            Ok(frames) => frames,
+            Err(error) => return self.bad_checkpoint(&error),
+        };
+        self.shared
+            .metrics
+            .bytes
+            .set(i64::try_from(self.pages_bytes + self.wal_bytes).unwrap_or(i64::MAX));
+        let now = Instant::now();
+        let too_long = frames * (PAGE_BYTES + FRAME_HEADER_BYTES) >= self.limits.wal_bytes_max;
+        if !too_long || now < self.restart_after {
+            return Ok(());
+        }
+        match self.restart_wal() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.restart_after = now + TICK;
+                self.bad_checkpoint(&error)
+            }
+        }
+    }
+
+    fn restart_wal(&self) -> Sql<()> {
+        self.connection.busy_timeout(RESTART_PATIENCE)?;
+        let restarted = self
+            .connection
+            .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::RESTART);
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        restarted.map(drop)
+    }
+
+    fn bad_checkpoint(&self, error: &rusqlite::Error) -> Result<(), Fatal> {
+        // A reader in the way is no error; the next try may find it gone.
+        if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) {
+            return Ok(());
+        }
+        self.shared.metrics.error(Op::Checkpoint);
+        match classify(error) {
+            Fault::Fatal => Err(Fatal::new(Op::Checkpoint, error)),
+            Fault::Full | Fault::Failed => Ok(()),
+        }
+    }
+
+    fn measure_pages(&mut self) -> Sql<()> {
+        let pages = self.rows.pages_in_use()?;
+        self.pages_bytes = u64::try_from(pages).unwrap_or(0) * PAGE_BYTES;
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! Who wants to hear that a delivery for a target has been put on disk.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::name::Name;
+
+/// One [`Notify`] a target; as many as targets were ever configured.
+#[derive(Default)]
+pub(super) struct Wakes {
+    by_target: Mutex<HashMap<Name, Arc<Notify>>>,
+}
+
+impl Wakes {
+    pub fn of(&self, target: &Name) -> Arc<Notify> {
+        let mut wakes = self
+            .by_target
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(wakes.entry(target.clone()).or_default())
+    }
+}

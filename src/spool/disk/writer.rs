@@ -1,0 +1,244 @@
+//! The writer: the one thread that changes the spool.
+//!
+//! Takes all that waits, puts it into one transaction, commits once, then answers everybody. When a
+//! transaction fails without a failed sync it is undone, submissions are refused, and settlements stay
+//! with the next batch. A failed sync is [`Fatal`]: nobody is answered, nothing is tried again.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Result as Sql};
+
+use super::books::Books;
+use super::fault::{Fault, classify};
+use super::queue::{Batch, Taken};
+use super::rows::{Rows, Standing};
+use super::{Limits, Shared};
+use crate::clock::Timestamp;
+use crate::spool::metrics::Op;
+use crate::spool::{AcceptError, Fatal, Kept, Reason, Settled, Settlement, Submission};
+
+/// How often what is past its time is looked for, and unwritten settlements are tried again.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// Bytes a notification takes beside its body, its header fields and its deliveries: generous.
+const ROW_BYTES: u64 = 512;
+const DELIVERY_BYTES: u64 = 64;
+
+pub(super) struct Writer<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) shared: &'c Shared,
+    pub(super) rows: Rows<'c>,
+    pub(super) books: Books,
+    pub(super) limits: Limits,
+    pub(super) next_seq: i64,
+    pub(super) pages_bytes: u64,
+    pub(super) wal_bytes: u64,
+    pub(super) restart_after: Instant,
+    pub(super) answers: Vec<Result<Kept, AcceptError>>,
+    pub(super) places: Vec<usize>,
+}
+
+impl<'c> Writer<'c> {
+    pub fn new(connection: &'c Connection, shared: &'c Shared, limits: Limits) -> Sql<Self> {
+        let metrics = shared.metrics.clone();
+        let mut writer = Self {
+            connection,
+            shared,
+            rows: Rows::prepare(connection)?,
+            books: Books::open(connection, metrics, shared.wakes.clone())?,
+            limits,
+            next_seq: connection
+                .query_row("SELECT next_seq FROM position", [], |row| row.get(0))?,
+            pages_bytes: 0,
+            wal_bytes: 0,
+            restart_after: Instant::now(),
+            answers: Vec::new(),
+            places: Vec::new(),
+        };
+        writer.measure()?;
+        Ok(writer)
+    }
+
+    /// Serves the queue until it is closed and empty.
+    pub fn run(&mut self) -> Result<(), Fatal> {
+        let mut batch = Batch::default();
+        let mut tidy_at = Instant::now() + TICK;
+        loop {
+            let taken = self.shared.queue.take(&mut batch, tidy_at);
+            let idle = batch.is_empty();
+            if !idle {
+                self.write(&mut batch)?;
+            }
+            if taken == Taken::Closed {
+                return Ok(());
+            }
+            if Instant::now() >= tidy_at {
+                tidy_at = Instant::now() + self.tidy(Timestamp::now(), idle)?;
+            }
+        }
+    }
+
+    /// One commit, and its answers.
+    fn write(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
+        let first_seq = self.next_seq;
+        let began = Instant::now();
+        self.shared.pulse.begin();
+        match self.transact(batch) {
+            Ok(()) => self.committed(batch, began.elapsed()),
+            Err(error) => {
+                self.next_seq = first_seq;
+                self.undo(&error)?;
+                self.refuse(batch, &error);
+            }
+        }
+        self.keep_wal_short()?;
+        self.shared.pulse.end();
+        Ok(())
+    }
+
+    fn committed(&mut self, batch: &mut Batch, took: Duration) {
+        let size = batch.accepts.len() + batch.settlements.len();
+        let metrics = &self.shared.metrics;
+        metrics.commit_seconds.observe(took.as_secs_f64());
+        #[allow(clippy::cast_precision_loss)] // a few thousand
+        metrics.commit_batch.observe(size as f64);
+        self.books.close();
+        self.answer(batch);
+        for settle in batch.settlements.drain(..) {
+            // Whoever does not wait for it has let go of the receiver.
+            let _ = settle.done.send(());
+        }
+    }
+
+    fn answer(&mut self, batch: &mut Batch) {
+        for (accept, answer) in batch.accepts.drain(..).zip(self.answers.drain(..)) {
+            if answer == Err(AcceptError::Full) {
+                self.shared.metrics.error(Op::Full);
+            }
+            let _ = accept.answer.send(answer);
+        }
+    }
+
+    fn transact(&mut self, batch: &Batch) -> Sql<()> {
+        self.answers.clear();
+        let incoming: u64 = batch.accepts.iter().map(|a| cost(&a.submission)).sum();
+        let full = incoming > 0 && incoming > self.room() && {
+            self.measure()?;
+            incoming > self.room()
+        };
+        self.rows.begin()?;
+        if full {
+            self.make_room()?;
+        }
+        for settle in &batch.settlements {
+            self.settle(&settle.settlement)?;
+        }
+        let first_seq = self.next_seq;
+        let mut room = self.room();
+        for accept in &batch.accepts {
+            let answer = self.accept(&accept.submission, &mut room)?;
+            self.answers.push(answer);
+        }
+        if self.next_seq != first_seq {
+            self.rows.advance(self.next_seq)?;
+        }
+        self.books.post(&mut self.rows)?;
+        self.rows.commit()
+    }
+
+    fn accept(
+        &mut self,
+        submission: &Submission,
+        room: &mut u64,
+    ) -> Sql<Result<Kept, AcceptError>> {
+        let notification = &submission.notification;
+        let names = self.books.names(&mut self.rows, notification)?;
+        let Some(left) = room.checked_sub(cost(submission)) else {
+            let before = self.rows.verdict(names.source, notification.digest())?;
+            return Ok(before.map(Kept::Before).ok_or(AcceptError::Full));
+        };
+        self.books
+            .targets(&mut self.rows, &submission.targets, &mut self.places)?;
+        let seq = self.next_seq;
+        let pending = i64::try_from(self.places.len()).unwrap_or(i64::MAX);
+        let quarantine = submission.quarantine.map(Reason::as_str);
+        let new = self.rows.keep_notification(
+            seq,
+            names.source,
+            notification,
+            submission.verdict,
+            quarantine,
+            pending,
+        )?;
+        if !new {
+            let before = self.rows.verdict(names.source, notification.digest())?;
+            return Ok(before.map(Kept::Before).ok_or(AcceptError::Failed));
+        }
+        self.rows.keep_content(seq, names.secret, notification)?;
+        for place in &self.places {
+            let target = self.books.target_id(*place);
+            self.rows
+                .keep_delivery(seq, target, notification.received_at)?;
+        }
+        self.books.kept(submission, &self.places);
+        self.next_seq += 1;
+        *room = left;
+        Ok(Ok(Kept::Now))
+    }
+
+    fn settle(&mut self, settlement: &Settlement) -> Sql<()> {
+        let place = self.books.target(&mut self.rows, &settlement.key.target)?;
+        let target = self.books.target_id(place);
+        if !self.rows.settle(target, settlement)? {
+            return Ok(());
+        }
+        let dead = match settlement.result {
+            Settled::Retry { .. } => return Ok(()),
+            Settled::Delivered => 0,
+            Settled::DeadLettered => 1,
+        };
+        let seq = settlement.key.sequence;
+        let standing: Standing = self.rows.stand(seq, dead, settlement.at)?;
+        self.books.settled(place, settlement.result, standing);
+        Ok(())
+    }
+
+    pub(super) fn undo(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
+        self.shared.metrics.error(Op::Commit);
+        if classify(error) == Fault::Fatal {
+            return Err(Fatal::new(Op::Commit, error));
+        }
+        self.books.strike();
+        self.rows
+            .rollback()
+            .map_err(|error| Fatal::new(Op::Commit, &error))
+    }
+
+    /// Answers for a batch that was undone: what was kept before it still is. Its settlements stay.
+    fn refuse(&mut self, batch: &mut Batch, error: &rusqlite::Error) {
+        let refusal = match classify(error) {
+            Fault::Full => AcceptError::Full,
+            Fault::Failed | Fault::Fatal => AcceptError::Failed,
+        };
+        self.answers.clear();
+        for accept in &batch.accepts {
+            let notification = &accept.submission.notification;
+            let source = notification.source.as_str();
+            let before = self.rows.find_verdict(source, notification.digest());
+            let kept = before.ok().flatten().map(Kept::Before);
+            self.answers.push(kept.ok_or(refusal));
+        }
+        self.answer(batch);
+        self.shared.bell.ring();
+    }
+}
+
+/// Bytes that a submission may take.
+fn cost(submission: &Submission) -> u64 {
+    let notification = &submission.notification;
+    let text = notification.generated_at.len()
+        + notification.signature.len()
+        + notification.content_type.as_ref().map_or(0, String::len);
+    let bytes = (notification.body.len() + text) as u64;
+    bytes + ROW_BYTES + DELIVERY_BYTES * submission.targets.len() as u64
+}

@@ -1,0 +1,67 @@
+-- The spool on disk, format 1. Times are milliseconds since the Unix epoch.
+-- `application_id` and `user_version` are set by disk/folder.rs, in the file that this makes.
+
+-- Names of sources, secrets and targets, spelled once.
+CREATE TABLE name (
+    id   INTEGER PRIMARY KEY,
+    text TEXT NOT NULL UNIQUE
+) STRICT;
+
+-- What is owed, held or remembered. The row is also the mark for duplicates, so it outlives its
+-- content when that is dropped early to make room.
+CREATE TABLE notification (
+    seq         INTEGER PRIMARY KEY, -- from `position`: in order of acceptance, never used twice
+    source      INTEGER NOT NULL,
+    digest      BLOB    NOT NULL,    -- SHA-256 of what was signed; its first 16 bytes are the id
+    verdict     INTEGER NOT NULL,    -- the status that the sender was answered with
+    quarantine  TEXT,                -- the reason, while an operator has not let go of it
+    received_at INTEGER NOT NULL,
+    pending     INTEGER NOT NULL,    -- deliveries still to be made
+    dead        INTEGER NOT NULL,    -- deliveries that gave up
+    settled_at  INTEGER,             -- nothing pending, dead or in quarantine since then
+    emptied     INTEGER NOT NULL DEFAULT 0 -- 1: content and deliveries were dropped to make room
+) STRICT;
+CREATE UNIQUE INDEX mark ON notification (source, digest);
+CREATE INDEX settled ON notification (emptied, settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX quarantined ON notification (quarantine) WHERE quarantine IS NOT NULL;
+
+-- What came, as it came. Written once: settling rewrites small rows only.
+CREATE TABLE content (
+    seq          INTEGER PRIMARY KEY,
+    secret       INTEGER NOT NULL,
+    generated_at TEXT    NOT NULL,
+    signature    TEXT    NOT NULL,
+    content_type TEXT,
+    body         BLOB    NOT NULL
+) STRICT;
+
+-- One notification owed to one target.
+CREATE TABLE delivery (
+    seq              INTEGER NOT NULL,
+    target           INTEGER NOT NULL,
+    state            INTEGER NOT NULL, -- 0 pending, 1 delivered, 2 dead letter
+    attempts         INTEGER NOT NULL,
+    due_at           INTEGER NOT NULL,
+    first_attempt_at INTEGER,
+    last_attempt_at  INTEGER,
+    last_outcome     TEXT,
+    PRIMARY KEY (seq, target)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX due ON delivery (target, due_at) WHERE state = 0;
+CREATE INDEX dead ON delivery (target) WHERE state = 2;
+
+-- What ever happened to a target's deliveries. These only grow; `accepted` less the others is what
+-- must be pending.
+CREATE TABLE ledger (
+    target        INTEGER PRIMARY KEY,
+    accepted      INTEGER NOT NULL DEFAULT 0,
+    delivered     INTEGER NOT NULL DEFAULT 0,
+    dead_lettered INTEGER NOT NULL DEFAULT 0,
+    discarded     INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- One row: the number that the next notification gets.
+CREATE TABLE position (
+    next_seq INTEGER NOT NULL
+) STRICT;
+INSERT INTO position VALUES (1);
