@@ -73,6 +73,11 @@ impl Keyring {
         Self { keys }
     }
 
+    /// Names of the secrets, in the order they are tried.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.keys.iter().map(|key| &key.name)
+    }
+
     /// # Errors
     /// [`Unverified`], with the request, if no secret made this signature.
     pub fn verify(&self, signed: Signed) -> Result<Verified, Unverified> {
