@@ -1,1 +1,248 @@
+//! Ingress: from a request to a promise.
+//!
+//! `Ingress::receive` is the whole plot: find the source, refuse what can be refused unread, read the
+//! body, verify, judge, keep, and only then answer. `reply` alone knows status codes.
+//!
+//! Promises and limits:
+//! * An answer that keeps something is given only after the spool has it on stable storage. Once a
+//!   submission is handed over it is kept or not by the spool alone: neither `ack_timeout` nor a client
+//!   that goes away stops a commit.
+//! * One version of the routing judges all of a request.
+//! * Body bytes are judged as they came: no `Content-Encoding` is undone.
+//! * Connections, bodies in flight, request heads and every wait are bounded by [`Limits`].
+//! * A panic in one request becomes a 500 and a count; the process and the connection live on.
+//! * A hostile peer costs one connection permit, for no longer than the time limits say. A crash leaves
+//!   nothing here to recover.
 
+mod body;
+mod connection;
+mod head;
+mod judge;
+mod listen;
+pub mod metrics;
+mod progress;
+mod reply;
+mod stream;
+pub mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use hyper::body::Body;
+use rustls::ServerConfig;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+use crate::clock::Timestamp;
+use crate::notification::Notification;
+use crate::routing::{Routing, Source};
+use crate::spool::{Kept, Spool};
+use crate::verify::Signed;
+
+use self::judge::Judged;
+use self::metrics::{Series, Tally};
+use self::reply::{Promise, Rejection};
+
+pub use self::listen::{Drain, serve};
+pub use self::metrics::Metrics;
+
+/// What one listener allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections; further clients wait in the kernel's backlog.
+    pub connections: usize,
+    /// Bytes of one body.
+    pub body_bytes: usize,
+    /// Bytes of all bodies that are being read, judged or kept.
+    pub bodies_in_flight_bytes: usize,
+    /// From the accepted connection to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a request to its complete head (HTTP/1).
+    pub header_timeout: Duration,
+    /// From the complete head to the complete body.
+    pub body_timeout: Duration,
+    /// How long a connection may be without a request.
+    pub idle_timeout: Duration,
+    /// From the complete body to stable storage.
+    pub ack_timeout: Duration,
+    /// Past this age a connection ends with its next answer; `None` turns that off.
+    pub connection_age_max: Option<Duration>,
+}
+
+/// What a listener needs to answer requests.
+pub struct Ingress {
+    routing: Arc<ArcSwap<Routing>>,
+    tls: Arc<ArcSwap<ServerConfig>>,
+    spool: Spool,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    bodies: body::Budget,
+}
+
+/// What is sent back: empty, or a short JSON text.
+type Answer = Response<Full<Bytes>>;
+
+struct Panicked;
+
+impl Ingress {
+    /// Routing and TLS are read anew for each request and each connection.
+    pub fn new(
+        routing: Arc<ArcSwap<Routing>>,
+        tls: Arc<ArcSwap<ServerConfig>>,
+        spool: Spool,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let bodies = body::Budget::new(limits.bodies_in_flight_bytes);
+        Self {
+            routing,
+            tls,
+            spool,
+            limits,
+            metrics,
+            bodies,
+        }
+    }
+
+    /// Answers one request, whatever happens, and counts it.
+    async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let begun = Instant::now();
+        let routing = self.routing.load_full();
+        let (head, mut body) = request.into_parts();
+        let source = routing.source_at(head.uri.path());
+        let series = self.metrics.series(source.map(Arc::as_ref));
+        let plot = self.receive(&routing, source, &series, &head, &mut body);
+        let outcome = contained(plot).await.unwrap_or(Err(Rejection::Unavailable));
+        series.count(outcome.map_or_else(Rejection::tally, |promise| promise.tally));
+        match outcome {
+            Ok(promise) => {
+                self.metrics.acked(begun.elapsed());
+                reply::promised(promise.verdict)
+            }
+            // What is left of a refused body is never read, so nothing can follow it.
+            Err(rejection) => reply::rejected(rejection, head.version, body.is_end_stream()),
+        }
+    }
+
+    /// The whole plot of a request.
+    async fn receive<B>(
+        &self,
+        routing: &Routing,
+        source: Option<&Arc<Source>>,
+        series: &Series,
+        head: &Parts,
+        body: &mut B,
+    ) -> Result<Promise, Rejection>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let source = source.ok_or(Rejection::NotFound)?;
+        if head.method != Method::POST {
+            return Err(Rejection::Method);
+        }
+        if body.size_hint().lower() > self.limits.body_bytes as u64 {
+            return Err(Rejection::TooLarge);
+        }
+        let signature = head::sole_text(&head.headers, &source.signature_header)?;
+        let generated_at = head::sole_text(&head.headers, &source.timestamp_header)?;
+        let body = body::read(body, &self.limits, &self.bodies).await?;
+        let complete = Instant::now();
+
+        let signed = Signed {
+            generated_at: generated_at.to_owned(),
+            signature: signature.to_owned(),
+            body: body.bytes,
+        };
+        let verified = source
+            .keyring
+            .verify(signed)
+            .map_err(|_| Rejection::Unauthorized)?;
+        series.matched(verified.secret());
+        let content_type = head::content_type(&head.headers);
+        let notification = Notification::new(
+            verified,
+            source.name.clone(),
+            Timestamp::now(),
+            content_type,
+        );
+        let judged = judge::judge(routing, source, &head.headers, notification);
+        self.metrics.route_errors(&judged.route_errors);
+        let promise = self
+            .keep(judged, body.permit, complete + self.limits.ack_timeout)
+            .await?;
+        if promise.tally == Tally::Accepted {
+            series.accepted_at(Timestamp::now());
+        }
+        Ok(promise)
+    }
+
+    /// Hands a submission to the spool and waits for its word, for a while. The commit is a task of its
+    /// own and takes the body's share of the budget along: it ends when the spool has answered.
+    async fn keep(
+        &self,
+        judged: Judged,
+        permit: body::Permit,
+        deadline: Instant,
+    ) -> Result<Promise, Rejection> {
+        let Judged {
+            submission, tally, ..
+        } = judged;
+        let (id, verdict) = (submission.notification.id, submission.verdict);
+        let spool = self.spool.clone();
+        let commit = tokio::spawn(async move {
+            let kept = spool.accept(submission).await;
+            drop(permit);
+            kept
+        });
+        let promise = match timeout_at(deadline, commit).await {
+            Ok(Ok(Ok(Kept::Now))) => Promise { verdict, tally },
+            Ok(Ok(Ok(Kept::Before(verdict)))) => Promise {
+                verdict,
+                tally: Tally::Duplicate,
+            },
+            Ok(Ok(Err(error))) => {
+                debug!(%id, %error, "not promised");
+                return Err(Rejection::Unavailable);
+            }
+            Ok(Err(_)) => {
+                debug!(%id, "not promised: the spool panicked");
+                return Err(Rejection::Unavailable);
+            }
+            Err(_) => {
+                debug!(%id, "not promised in time; the commit goes on");
+                return Err(Rejection::Unavailable);
+            }
+        };
+        debug!(%id, result = promise.tally.as_str(), "kept");
+        Ok(promise)
+    }
+}
+
+/// Runs a future and turns a panic in it into a value.
+async fn contained<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        // A future that panicked is never polled again, and what it borrowed is only counted and closed.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}

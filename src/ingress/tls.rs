@@ -1,0 +1,225 @@
+//! TLS as we serve it: versions 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, no early data (it can be
+//! replayed). The provider is always named: two of them in one build would make rustls panic.
+//!
+//! Everything comes from bytes in memory; who reads the files says which they are. An expired certificate
+//! is still served, because a sender that does not look is better served than lost: watch
+//! [`Identity::not_after`].
+
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use crate::clock::Timestamp;
+use crate::secret::Secret;
+
+pub(super) const ALPN_HTTP2: &[u8] = b"h2";
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// What we show, and whom we let in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// PEM; our own certificate first.
+    pub certificate: Vec<u8>,
+    /// PEM; PKCS #8, PKCS #1 or SEC 1, not encrypted.
+    pub private_key: Secret,
+    /// PEM; demand a certificate by one of these.
+    pub client_ca: Option<Vec<u8>>,
+    pub version_min: Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Tls12,
+    Tls13,
+}
+
+/// A checked configuration, ready to serve with.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub config: Arc<ServerConfig>,
+    /// When the first certificate of the chain expires.
+    pub not_after: Timestamp,
+}
+
+/// A throw-away certificate that is its own authority, both in PEM.
+#[derive(Clone, Debug)]
+pub struct SelfSigned {
+    pub certificate: String,
+    pub private_key: Secret,
+}
+
+/// Which of the options is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Certificate,
+    PrivateKey,
+    ClientCa,
+}
+
+/// What is wrong. Quotes nothing of the files.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "no certificate in it; put the PEM chain here (`-----BEGIN CERTIFICATE-----`), the server's own certificate first"
+    )]
+    NoCertificate,
+    #[error(
+        "not a readable PEM chain of X.509 certificates; export it again from where it was issued"
+    )]
+    BadCertificate,
+    #[error(
+        "no private key in it; put the PEM key of the certificate here (`-----BEGIN PRIVATE KEY-----`)"
+    )]
+    NoKey,
+    #[error(
+        "the private key is encrypted, and nobody is there to type its passphrase; decrypt it with `openssl pkey -in KEY -out PLAIN`, and guard the file by its mode"
+    )]
+    EncryptedKey,
+    #[error(
+        "not a private key that we can use; RSA of at least 2048 bits, ECDSA P-256, P-384 or P-521, and Ed25519 are"
+    )]
+    BadKey,
+    #[error(
+        "the private key is not that of the certificate; both must come from the same issuance, and the server's own certificate must be the first of the chain"
+    )]
+    Mismatch,
+    #[error(
+        "no certificate in it; put the PEM certificates of the authorities that sign clients here"
+    )]
+    NoClientCa,
+    #[error("not a readable PEM bundle of certificate authorities")]
+    BadClientCa,
+    #[error(
+        "not a name that a certificate can bear: use DNS names such as `localhost`, or IP addresses"
+    )]
+    BadName,
+    #[error("the TLS library refuses this certificate and key for a server")]
+    Refused,
+}
+
+impl Error {
+    /// The option that the message is about.
+    pub const fn part(&self) -> Part {
+        match self {
+            Self::NoCertificate | Self::BadCertificate | Self::BadName | Self::Refused => {
+                Part::Certificate
+            }
+            Self::NoKey | Self::EncryptedKey | Self::BadKey | Self::Mismatch => Part::PrivateKey,
+            Self::NoClientCa | Self::BadClientCa => Part::ClientCa,
+        }
+    }
+}
+
+/// Checks the options and makes a server's configuration of them.
+///
+/// # Errors
+/// [`Error`] for the first part that is of no use.
+pub fn server_config(options: &Options) -> Result<Identity, Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let chain = certificates(
+        &options.certificate,
+        Error::NoCertificate,
+        Error::BadCertificate,
+    )?;
+    let not_after = expiry(&chain)?;
+    let key = private_key(options.private_key.expose())?;
+    provider
+        .key_provider
+        .load_private_key(key.clone_key())
+        .map_err(|_| Error::BadKey)?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions(options.version_min))
+        .map_err(|_| Error::Refused)?;
+    let builder = match &options.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(bundle) => builder.with_client_cert_verifier(clients(bundle, provider)?),
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Error::Mismatch,
+            rustls::Error::InvalidCertificate(_) => Error::BadCertificate,
+            _ => Error::Refused,
+        })?;
+    config.alpn_protocols = vec![ALPN_HTTP2.into(), ALPN_HTTP1.into()];
+    config.max_early_data_size = 0;
+    Ok(Identity {
+        config: Arc::new(config),
+        not_after,
+    })
+}
+
+/// Makes a certificate for development.
+///
+/// # Errors
+/// [`Error::BadName`] if one of the names cannot stand in a certificate.
+pub fn self_signed(names: &[String]) -> Result<SelfSigned, Error> {
+    let made = rcgen::generate_simple_self_signed(names).map_err(|_| Error::BadName)?;
+    let key = made.signing_key.serialize_pem().into_bytes();
+    Ok(SelfSigned {
+        certificate: made.cert.pem(),
+        private_key: Secret::from_text(key).ok_or(Error::NoKey)?,
+    })
+}
+
+fn certificates(
+    text: &[u8],
+    none: Error,
+    bad: Error,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    match CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>() {
+        Ok(found) if found.is_empty() => Err(none),
+        Ok(found) => Ok(found),
+        Err(_) => Err(bad),
+    }
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        _ if is_encrypted(text) => Error::EncryptedKey,
+        pem::Error::NoItemsFound => Error::NoKey,
+        _ => Error::BadKey,
+    })
+}
+
+/// PKCS #8 says so in its label, the older forms in a field of their own (RFC 1421).
+fn is_encrypted(text: &[u8]) -> bool {
+    let has = |mark: &[u8]| text.windows(mark.len()).any(|window| window == mark);
+    has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
+}
+
+fn expiry(chain: &[CertificateDer<'_>]) -> Result<Timestamp, Error> {
+    let first = chain.first().ok_or(Error::NoCertificate)?;
+    let (_, certificate) = X509Certificate::from_der(first).map_err(|_| Error::BadCertificate)?;
+    let seconds = certificate.validity().not_after.timestamp();
+    Ok(Timestamp::from_millis(seconds.saturating_mul(1000)))
+}
+
+fn clients(
+    bundle: &[u8],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(bundle, Error::NoClientCa, Error::BadClientCa)? {
+        roots.add(authority).map_err(|_| Error::BadClientCa)?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|_| Error::BadClientCa)
+}
+
+fn versions(min: Version) -> &'static [&'static SupportedProtocolVersion] {
+    static FROM_12: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+    static FROM_13: &[&SupportedProtocolVersion] = &[&version::TLS13];
+    match min {
+        Version::Tls12 => FROM_12,
+        Version::Tls13 => FROM_13,
+    }
+}
