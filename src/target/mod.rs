@@ -5,6 +5,9 @@
 //! answers. Every wait has the attempt's own deadline above it, and what is read of an answer is
 //! bounded and thrown away.
 
+mod address;
+mod connect;
+mod connection;
 pub mod http;
 pub mod outcome;
 
@@ -73,6 +76,13 @@ impl Target {
     ) -> Result<Self, http::BuildError> {
         let how = How::Http(http::Http::new(options, &policy)?);
         Ok(Self { name, policy, how })
+    }
+
+    /// Whether it is in our own pod, as far as its address tells.
+    pub fn is_loopback(&self) -> bool {
+        match &self.how {
+            How::Http(http) => http.is_loopback(),
+        }
     }
 
     /// Sends one request, within the policy's timeout.

@@ -1,0 +1,226 @@
+//! Connections to a target: look-up, TCP, TLS, and the pool that keeps them.
+//!
+//! Promises:
+//! * No connection to an address that [`address::is_forbidden`] names, however it was written: checked
+//!   on what is connected to, after the look-up.
+//! * Each way to fail has its [`Reason`], known here and not guessed from an error's text.
+//! * TLS by aws-lc-rs with certificates always checked; HTTP/2 if the target offers it.
+//! * A pool holds a bounded number of idle connections, and none for as long as the 5 s after which
+//!   common servers close them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Uri;
+use http_body_util::Full;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tower_service::Service;
+
+use super::connection::Connection;
+use super::http::{BuildError, Tls};
+use super::{Policy, Reason, address};
+
+/// An answer's headers may take this much.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Shorter than the 5 s after which Node.js, and others after it, close an idle connection.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What a peer can make us hold of its answers, per request and per connection, over HTTP/2.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+pub type Pool = Client<Connector, Full<Bytes>>;
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("{}", .0.as_str())]
+pub struct Failure(pub Reason);
+
+/// Makes connections to one target.
+#[derive(Clone)]
+pub struct Connector {
+    https: HttpsConnector<HttpConnector<Resolver>>,
+}
+
+/// Looks names up as the system does, and leaves out what is forbidden.
+#[derive(Clone)]
+pub struct Resolver(GaiResolver);
+
+/// A pool of connections for one target. Only a target with https asks for the system's roots.
+pub fn pool(url: &Uri, tls: &Tls, policy: &Policy) -> Result<Pool, BuildError> {
+    let connector = Connector::new(url, tls, policy)?;
+    let pool = Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_MAX)
+        .pool_max_idle_per_host(policy.in_flight_max)
+        .retry_canceled_requests(true)
+        .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
+        .http2_max_header_list_size(16 << 10)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .http2_keep_alive_timeout(KEEPALIVE)
+        .build(connector);
+    Ok(pool)
+}
+
+impl Connector {
+    fn new(url: &Uri, tls: &Tls, policy: &Policy) -> Result<Self, BuildError> {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(policy.connect_timeout));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        let secure = url.scheme() == Some(&http::uri::Scheme::HTTPS);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(client_config(tls, secure)?);
+        let builder = if secure {
+            builder.https_only()
+        } else {
+            builder.https_or_http()
+        };
+        let builder = match &tls.server_name {
+            Some(name) => {
+                let name = ServerName::try_from(name.clone())
+                    .map_err(|_| BuildError::ServerName(name.clone()))?;
+                builder.with_server_name_resolver(FixedServerNameResolver::new(name))
+            }
+            None => builder,
+        };
+        let https = builder.enable_all_versions().wrap_connector(tcp);
+        Ok(Self { https })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Connection;
+    type Error = Failure;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Connection, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.https.poll_ready(cx).map_err(|error| failure(&*error))
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        if literal_address(&url).is_some_and(address::is_forbidden) {
+            return Box::pin(async { Err(Failure(Reason::Forbidden)) });
+        }
+        let connecting = self.https.call(url);
+        Box::pin(async move {
+            match connecting.await {
+                Ok(stream) => Ok(Connection::new(stream)),
+                Err(error) => Err(failure(&*error)),
+            }
+        })
+    }
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Failure;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.0.poll_ready(cx).map_err(|_| Failure(Reason::Dns))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let looking_up = self.0.call(name);
+        Box::pin(async move {
+            let found = looking_up.await.map_err(|_| Failure(Reason::Dns))?;
+            let (forbidden, allowed): (Vec<_>, Vec<_>) =
+                found.partition(|found| address::is_forbidden(found.ip()));
+            match (allowed.is_empty(), forbidden.is_empty()) {
+                (false, _) => Ok(allowed.into_iter()),
+                (true, false) => Err(Failure(Reason::Forbidden)),
+                (true, true) => Err(Failure(Reason::Dns)),
+            }
+        })
+    }
+}
+
+/// The address, if the URL names one in the canonical spelling. Other spellings (`0xa9fea9fe`) are
+/// names to hyper, and come by the resolver.
+pub fn literal_address(url: &Uri) -> Option<IpAddr> {
+    let host = url.host()?;
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    bare.unwrap_or(host).parse().ok()
+}
+
+/// What the layers below had to say: our own word from the resolver; a plain I/O error, which only the
+/// TLS handshake returns; all else comes of TCP.
+fn failure(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Failure {
+    let ours = error.source().and_then(|cause| cause.downcast_ref());
+    match ours {
+        Some(ours) => *ours,
+        None if error.is::<io::Error>() => Failure(Reason::Tls),
+        None => Failure(Reason::Connect),
+    }
+}
+
+fn client_config(tls: &Tls, secure: bool) -> Result<ClientConfig, BuildError> {
+    let roots = match &tls.ca {
+        Some(pem) => given_roots(pem)?,
+        None if secure => system_roots().clone(),
+        None => RootCertStore::empty(),
+    };
+    if secure && roots.is_empty() {
+        return Err(BuildError::NoRoots);
+    }
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .map_err(BuildError::Tls)?
+        .with_root_certificates(roots);
+    let Some((chain, key)) = &tls.identity else {
+        return Ok(config.with_no_client_auth());
+    };
+    let chain = certificates(chain).map_err(BuildError::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key.expose())
+        .map_err(|error| BuildError::PrivateKey(error.to_string()))?;
+    config
+        .with_client_auth_cert(chain, key)
+        .map_err(BuildError::Tls)
+}
+
+fn given_roots(pem: &[u8]) -> Result<RootCertStore, BuildError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem).map_err(BuildError::Ca)? {
+        roots
+            .add(certificate)
+            .map_err(|error| BuildError::Ca(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        return Err("no CERTIFICATE section in it".into());
+    }
+    Ok(certificates)
+}
+
+/// Read once in the life of the process: some distributions take 100 ms for it.
+fn system_roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    })
+}
