@@ -316,11 +316,8 @@ fn reason_of(error: &legacy::Error) -> Reason {
         return Reason::Connect;
     }
     // A client certificate that the target refuses is told only once the handshake is over (TLS 1.3).
-    let io: Option<&std::io::Error> = cause(error);
-    if io.is_some_and(|io| {
-        io.get_ref()
-            .is_some_and(|inner| inner.is::<rustls::Error>())
-    }) {
+    let inner = cause::<std::io::Error>(error).and_then(std::io::Error::get_ref);
+    if inner.is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
         return Reason::Tls;
     }
     match (cause::<h2::Error>(error), cause::<hyper::Error>(error)) {

@@ -1,0 +1,171 @@
+//! The part of a target's backlog that is in memory: pure, with time passed in.
+//!
+//! The spool holds the backlog; a window holds the next few deliveries of it, and knows which are taken:
+//! in flight, or settled in a way that is not yet durable. Both are bounded: while settlements do not
+//! become durable, the window runs full and no more attempts begin.
+//!
+//! A share of the target's slots is kept for deliveries that have just come in, so that an old backlog
+//! does not delay a new notification.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::spool::Due;
+
+/// No window holds more deliveries than this, nor has more of them taken.
+pub const WINDOW_MAX: usize = 256;
+
+/// A first attempt may use the reserved share until this long after acceptance.
+const FRESH_FOR: Duration = Duration::from_secs(30);
+
+/// The next deliveries of one target.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// In order of due time, then acceptance.
+    waiting: VecDeque<Due>,
+    /// Sequences in flight, or settled in a way that is not yet durable.
+    taken: HashSet<i64>,
+}
+
+impl Window {
+    /// How many of the oldest due deliveries to ask the spool for: what is taken is among them.
+    pub fn wants(&self, in_flight_max: usize) -> usize {
+        size(in_flight_max) + self.taken.len()
+    }
+
+    /// Replaces what waits by what the spool says.
+    pub fn refill(&mut self, page: Vec<Due>) {
+        let fresh_to_us = |due: &Due| !self.taken.contains(&due.key.sequence);
+        self.waiting = page.into_iter().filter(fresh_to_us).collect();
+    }
+
+    /// Whether fewer wait than could all begin at once.
+    pub fn is_low(&self, in_flight_max: usize) -> bool {
+        self.waiting.len() < in_flight_max
+    }
+
+    /// Takes the delivery that has been due for longest.
+    pub fn take_oldest(&mut self) -> Option<Due> {
+        self.take(|_| true)
+    }
+
+    /// Takes the next delivery that may have one of `allowed` slots, of which so many are in use: the
+    /// oldest, or only a fresh one if the reserved share is all that is left.
+    pub fn take_next(&mut self, now: Timestamp, in_use: usize, allowed: usize) -> Option<Due> {
+        let reserved = in_use + reserve(allowed) >= allowed;
+        if in_use >= allowed {
+            return None;
+        }
+        self.take(|due| !reserved || is_fresh(due, now))
+    }
+
+    /// A taken delivery's settlement is durable, or its attempt left no trace.
+    pub fn release(&mut self, sequence: i64) {
+        self.taken.remove(&sequence);
+    }
+
+    /// Forgets what waits, and not what is taken.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    fn take(&mut self, may: impl Fn(&Due) -> bool) -> Option<Due> {
+        if self.taken.len() >= WINDOW_MAX {
+            return None;
+        }
+        let next = self.waiting.iter().position(may)?;
+        let due = self.waiting.remove(next)?;
+        self.taken.insert(due.key.sequence);
+        Some(due)
+    }
+}
+
+fn size(in_flight_max: usize) -> usize {
+    in_flight_max.saturating_mul(4).clamp(1, WINDOW_MAX)
+}
+
+/// A quarter of the slots, at least one, is for fresh deliveries; a lone slot is for all.
+fn reserve(slots: usize) -> usize {
+    if slots < 2 { 0 } else { (slots / 4).max(1) }
+}
+
+fn is_fresh(due: &Due, now: Timestamp) -> bool {
+    due.attempts == 0 && now.since(due.record.received_at) < FRESH_FOR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::tests::due;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_765_977_748_000);
+
+    fn old(sequence: i64) -> Due {
+        let mut old = due(sequence, NOW.minus(Duration::from_hours(1)));
+        old.attempts = 1;
+        old
+    }
+
+    fn sequences(window: &mut Window, in_use: usize, allowed: usize) -> Vec<i64> {
+        let taken = |n| window.take_next(NOW, n, allowed);
+        (in_use..)
+            .map_while(taken)
+            .map(|due| due.key.sequence)
+            .collect()
+    }
+
+    #[test]
+    fn what_is_taken_is_asked_for_and_left_out() {
+        let mut window = Window::default();
+        window.refill((1..=8).map(old).collect());
+        assert_eq!(window.wants(2), 8);
+        assert_eq!(window.take_oldest().unwrap().key.sequence, 1);
+        assert_eq!(window.wants(2), 9);
+        window.refill((1..=8).map(old).collect());
+        assert_eq!(window.take_oldest().unwrap().key.sequence, 2);
+        window.release(1);
+        window.refill((1..=8).map(old).collect());
+        assert_eq!(window.take_oldest().unwrap().key.sequence, 1);
+    }
+
+    #[test]
+    fn an_old_backlog_leaves_a_quarter_of_the_slots_to_fresh_deliveries() {
+        let mut window = Window::default();
+        let fresh = (101..=103).map(|n| due(n, NOW));
+        window.refill((1..=100).map(old).chain(fresh).collect());
+        assert_eq!(sequences(&mut window, 0, 8), [1, 2, 3, 4, 5, 6, 101, 102]);
+        assert_eq!(sequences(&mut window, 7, 8), [103]);
+        assert!(sequences(&mut window, 6, 8).is_empty());
+        assert!(sequences(&mut window, 8, 8).is_empty());
+    }
+
+    #[test]
+    fn a_lone_slot_serves_old_and_fresh_alike() {
+        let mut window = Window::default();
+        window.refill(vec![old(1), due(2, NOW)]);
+        assert_eq!(sequences(&mut window, 0, 1), [1]);
+        assert_eq!(sequences(&mut window, 0, 1), [2]);
+    }
+
+    #[test]
+    fn fresh_is_a_first_attempt_soon_after_acceptance() {
+        assert!(is_fresh(&due(1, NOW), NOW));
+        assert!(!is_fresh(&due(1, NOW.minus(FRESH_FOR)), NOW));
+        let mut tried = due(1, NOW);
+        tried.attempts = 1;
+        assert!(!is_fresh(&tried, NOW));
+    }
+
+    #[test]
+    fn settlements_that_never_become_durable_stop_it() {
+        let mut window = Window::default();
+        let count = i64::try_from(WINDOW_MAX).unwrap();
+        window.refill((1..=count + 1).map(old).collect());
+        let begun = std::iter::from_fn(|| window.take_oldest()).count();
+        assert_eq!(begun, WINDOW_MAX);
+        window.release(1);
+        assert!(window.take_oldest().is_some());
+        assert!(window.take_oldest().is_none());
+    }
+}

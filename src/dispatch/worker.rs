@@ -1,0 +1,361 @@
+//! One target's worker: takes what is due, starts attempts, settles what they meant.
+//!
+//! Owned by the [`Dispatcher`](super::Dispatcher); ends with [`Phase::Stopping`]. It owns its attempts
+//! (one task each) and the waits for settlements to become durable (one small task each); both are
+//! bounded by the window. A slot is free as soon as its attempt ends; the delivery stays taken until its
+//! settlement is durable, so that it is not found due again in between.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::attempts::{Attempt, Attempts};
+use super::breaker::{Allowance, Breaker, Change};
+use super::decide::{Ended, decide, is_deferred};
+use super::metrics::TargetMetrics;
+use super::window::Window;
+use super::{House, Phase};
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::spool::{DuePage, Settled, Settlement};
+use crate::target::{Outcome, Target};
+
+/// How long to wait after a read of the spool that failed.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+/// Look at least this often: the wall clock may jump, and a timer does not notice.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+
+pub struct TargetWorker {
+    name: Name,
+    house: House,
+    reloads: watch::Receiver<()>,
+    wake: Arc<Notify>,
+    metrics: TargetMetrics,
+    /// As of the last reload; `None` if the config does not name it.
+    target: Option<Arc<Target>>,
+    breaker: Breaker,
+    window: Window,
+    /// When the spool may have something new for us.
+    look_at: Instant,
+    /// The last page was full: there is more behind it.
+    more: bool,
+    reads_fail: bool,
+    attempts: Attempts,
+    settling: JoinSet<Durable>,
+}
+
+/// A settlement that is on stable storage.
+struct Durable {
+    sequence: i64,
+    /// When the delivery comes back, if it does.
+    due_at: Option<Timestamp>,
+}
+
+enum Event {
+    Attempt(Attempt, Outcome),
+    Durable(Durable),
+    Reloaded,
+    Woken,
+    /// The phase changed, or it is time to look or to probe: what the loop does anyway.
+    Turn,
+}
+
+impl TargetWorker {
+    pub fn new(name: Name, house: House, reloads: watch::Receiver<()>) -> Self {
+        Self {
+            wake: house.spool.wake(&name),
+            metrics: house.metrics.target(&name),
+            target: house.routing.load().target(&name).cloned(),
+            name,
+            house,
+            reloads,
+            breaker: Breaker::default(),
+            window: Window::default(),
+            look_at: Instant::now(),
+            more: false,
+            reads_fail: false,
+            attempts: Attempts::default(),
+            settling: JoinSet::new(),
+        }
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            if let Phase::Stopping { deadline } = self.phase() {
+                return self.stop(deadline).await;
+            }
+            self.look().await;
+            self.begin_attempts();
+            match self.next_event().await {
+                Event::Attempt(attempt, outcome) => self.end_attempt(attempt, outcome),
+                Event::Durable(durable) => self.release(&durable),
+                Event::Reloaded => self.reload(),
+                Event::Woken => self.look_at = Instant::now(),
+                Event::Turn => {}
+            }
+        }
+    }
+
+    /// Cancellation safe: every branch is.
+    async fn next_event(&mut self) -> Event {
+        let timer = self.next_moment();
+        tokio::select! {
+            biased;
+            () = changed(&mut self.house.phase) => Event::Turn,
+            () = changed(&mut self.reloads) => Event::Reloaded,
+            Some((attempt, outcome)) = self.attempts.next() => Event::Attempt(attempt, outcome),
+            Some(Ok(durable)) = self.settling.join_next() => Event::Durable(durable),
+            () = self.wake.notified() => Event::Woken,
+            () = sleep_until(timer) => Event::Turn,
+        }
+    }
+
+    /// Ends the attempts in hand, and waits for what was settled, as long as there is time.
+    async fn stop(mut self, deadline: Instant) {
+        while self.attempts.len() + self.settling.len() > 0 {
+            tokio::select! {
+                biased;
+                () = sleep_until(deadline) => return,
+                Some((attempt, outcome)) = self.attempts.next() => self.end_attempt(attempt, outcome),
+                Some(_) = self.settling.join_next() => {}
+            }
+        }
+    }
+
+    /// Fills the window, if there may be something new and room for it.
+    async fn look(&mut self) {
+        let Some(target) = &self.target else {
+            return self.look_for_held().await;
+        };
+        let in_flight_max = target.policy.in_flight_max;
+        let low = self.window.is_low(in_flight_max);
+        let news = self.look_at <= Instant::now() && (low || !self.more);
+        if self.room() == 0 || !(news || self.more && low) {
+            return;
+        }
+        let limit = self.window.wants(in_flight_max);
+        let Some(page) = self.read(limit).await else {
+            return;
+        };
+        self.more = page.deliveries.len() >= limit;
+        self.window.refill(page.deliveries);
+    }
+
+    /// A target that the config does not name: what it is owed is held.
+    async fn look_for_held(&mut self) {
+        if self.look_at > Instant::now() {
+            return;
+        }
+        let Some(page) = self.read(1).await else {
+            return;
+        };
+        let held = !page.deliveries.is_empty() || page.next_due_at.is_some();
+        if held && self.metrics.missing.get() == 0 {
+            tracing::warn!(
+                target = %self.name,
+                "deliveries are held: the config names no such target; bring it back, or discard them"
+            );
+        }
+        self.metrics.missing.set(held.into());
+    }
+
+    /// Reads a page, and notes when to look again.
+    async fn read(&mut self, limit: usize) -> Option<DuePage> {
+        let now = Timestamp::now();
+        match self.house.spool.due(&self.name, now, limit).await {
+            Ok(page) => {
+                if std::mem::take(&mut self.reads_fail) {
+                    tracing::info!(target = %self.name, "the spool can be read again");
+                }
+                let wait = page.next_due_at.map_or(LOOK_EVERY, |at| at.since(now));
+                self.look_at = Instant::now() + wait.min(LOOK_EVERY);
+                Some(page)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.reads_fail, true) {
+                    tracing::warn!(target = %self.name, %error, "deliveries wait; trying again");
+                }
+                self.more = false;
+                self.look_at = Instant::now() + READ_PAUSE;
+                None
+            }
+        }
+    }
+
+    fn begin_attempts(&mut self) {
+        let Some(target) = self.target.clone() else {
+            return;
+        };
+        loop {
+            let in_flight_max = target.policy.in_flight_max;
+            let next = match self.breaker.allows(Instant::now(), in_flight_max) {
+                Allowance::Nothing => None,
+                Allowance::Probe => self.window.take_oldest(),
+                Allowance::Attempts(allowed) => {
+                    let in_use = self.attempts.len();
+                    self.window.take_next(Timestamp::now(), in_use, allowed)
+                }
+            };
+            match next {
+                Some(due) => {
+                    let ticket = self.breaker.begin();
+                    self.attempts.begin(due, target.clone(), ticket);
+                    self.metrics.in_flight.inc();
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn end_attempt(&mut self, attempt: Attempt, outcome: Outcome) {
+        let took = attempt.elapsed();
+        self.metrics.in_flight.dec();
+        self.metrics.attempt(outcome);
+        self.metrics.attempt_duration.observe(took.as_secs_f64());
+        tracing::debug!(
+            notification = %attempt.id,
+            target = %self.name,
+            outcome = outcome.label(),
+            attempt = attempt.number,
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "attempt ended"
+        );
+        self.tell_breaker(&attempt, outcome);
+        let draining = self.phase() != Phase::Running;
+        if is_deferred(outcome, draining, attempt.target.is_loopback()) {
+            return; // it stays taken: not tried again by this process, and not settled either
+        }
+        self.settle(attempt, outcome);
+    }
+
+    fn tell_breaker(&mut self, attempt: &Attempt, outcome: Outcome) {
+        let answered = !matches!(outcome, Outcome::Retry { .. });
+        let policy = &attempt.target.policy;
+        let change = self.breaker.end(
+            attempt.ticket,
+            answered,
+            Instant::now(),
+            policy.in_flight_max,
+            &policy.breaker,
+        );
+        match change {
+            Some(Change::Opened) => tracing::warn!(
+                target = %self.name,
+                reason = outcome.label(),
+                "the target fails; its deliveries wait, and single attempts probe it"
+            ),
+            Some(Change::Closed) => tracing::info!(target = %self.name, "the target answers again"),
+            None => {}
+        }
+        self.metrics.breaker_open.set(self.breaker.is_open().into());
+    }
+
+    fn settle(&mut self, attempt: Attempt, outcome: Outcome) {
+        let at = Timestamp::now();
+        let ended = Ended {
+            attempt: attempt.number,
+            accepted_at: attempt.accepted_at,
+            began_at: attempt.began_at,
+            at,
+            outcome,
+        };
+        let result = decide(&ended, fastrand::f64(), &attempt.target.policy);
+        self.metrics.settled(result);
+        let mut due_at = None;
+        match result {
+            Settled::Delivered => {
+                let latency = at.since(attempt.accepted_at).as_secs_f64();
+                self.metrics.delivery_latency.observe(latency);
+            }
+            Settled::DeadLettered => tracing::warn!(
+                notification = %attempt.id,
+                target = %self.name,
+                reason = outcome.label(),
+                attempts = attempt.number,
+                "delivery gave up; it is kept as a dead letter"
+            ),
+            Settled::Retry { due_at: at } => due_at = Some(at),
+        }
+        let sequence = attempt.key.sequence;
+        let durable = self.house.spool.settle(Settlement {
+            key: attempt.key,
+            at,
+            outcome: outcome.label(),
+            result,
+        });
+        self.settling.spawn(async move {
+            // An error means that the spool is gone, and the process with it.
+            let _ = durable.await;
+            Durable { sequence, due_at }
+        });
+    }
+
+    fn release(&mut self, durable: &Durable) {
+        self.window.release(durable.sequence);
+        if let Some(due_at) = durable.due_at {
+            let back = Instant::now() + due_at.since(Timestamp::now()).min(LOOK_EVERY);
+            self.look_at = self.look_at.min(back);
+        }
+    }
+
+    fn reload(&mut self) {
+        let target = self.house.routing.load().target(&self.name).cloned();
+        let same = match (&self.target, &target) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        // Reached in another way now: what was known of its failing is of the past.
+        self.breaker.forget();
+        self.metrics.breaker_open.set(0);
+        self.metrics.missing.set(0);
+        self.window.clear();
+        self.more = false;
+        self.look_at = Instant::now();
+        self.target = target;
+    }
+
+    /// How many attempts could begin now.
+    fn room(&self) -> usize {
+        let Some(target) = &self.target else {
+            return 0;
+        };
+        match self
+            .breaker
+            .allows(Instant::now(), target.policy.in_flight_max)
+        {
+            Allowance::Attempts(allowed) => allowed.saturating_sub(self.attempts.len()),
+            Allowance::Probe => 1,
+            Allowance::Nothing => 0,
+        }
+    }
+
+    /// When to wake up if nothing happens: to look, if an attempt could begin then; or to probe.
+    fn next_moment(&self) -> Instant {
+        let now = Instant::now();
+        match self.breaker.probe_at() {
+            Some(probe_at) if probe_at > now => probe_at,
+            _ if self.look_at > now => self.look_at,
+            // Nothing can begin: the end of an attempt, or of a settlement, is what we wait for.
+            _ => now + LOOK_EVERY,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        *self.house.phase.borrow()
+    }
+}
+
+/// The next change; never, if nobody is left to make one.
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}
