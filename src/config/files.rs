@@ -1,0 +1,57 @@
+//! Files that the config names, and the config itself: read whole, once, within a limit.
+//!
+//! A folder, a pipe, a socket or a device is refused before it is opened: reading one might never end.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Bytes in the config, and in any file that it names, at most.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads a file whole.
+pub type ReadFile<'a> = dyn Fn(&Path) -> io::Result<Vec<u8>> + 'a;
+
+/// How to get at files from the config.
+pub(super) struct Files<'a> {
+    /// Where relative paths begin: the config file's own folder.
+    pub folder: PathBuf,
+    pub read: &'a ReadFile<'a>,
+}
+
+impl Files<'_> {
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        self.folder.join(path).components().collect()
+    }
+}
+
+/// Reads a file from disk.
+///
+/// # Errors
+/// What the system says, or that it is no regular file, or larger than [`FILE_BYTES_MAX`].
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::Error::other("it is a folder; name a file"));
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::other(
+            "it is a socket, pipe or device; name a file",
+        ));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(too_large()); // it grew
+    }
+    Ok(bytes)
+}
+
+fn too_large() -> io::Error {
+    io::Error::other("it is larger than 1 MiB; name the right file")
+}
