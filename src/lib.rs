@@ -1,4 +1,5 @@
 pub mod clock;
+pub mod config;
 pub mod dispatch;
 pub mod ingress;
 pub mod name;

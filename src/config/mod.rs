@@ -1,0 +1,213 @@
+//! The config: one YAML file, read whole, checked whole, and turned into what the parts take.
+//!
+//! Promises and limits:
+//! * A [`Config`] is one that a relay can run with: secrets, certificates, schemas and expressions have
+//!   been read, parsed and held against each other. There is no half of one.
+//! * Otherwise [`Problems`] has every problem there is, in the order of the file, each with its place and
+//!   with what would be right. Only what is no YAML hides the rest.
+//! * The file, and each file that it names, is at most 1 MiB; nesting, values and aliases are bounded
+//!   (`tree.rs`). Nothing but regular files is opened.
+//! * Only keys that this binary acts on are known.
+//! * Relative paths begin at the config file's folder.
+//! * No message holds what a file, a variable or a `${…}` brought in.
+
+mod build;
+mod files;
+mod interpolate;
+mod listen;
+mod outbound;
+mod process;
+mod reader;
+mod references;
+mod report;
+mod routes;
+mod sources;
+mod stand_in;
+mod targets;
+mod tls;
+mod tree;
+mod units;
+mod url;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+pub use files::{FILE_BYTES_MAX, ReadFile};
+pub use interpolate::Lookup;
+pub use listen::Listen;
+pub use process::{Admin, Drain};
+pub use report::{Problem, Problems};
+pub use stand_in::Limits;
+pub use tls::{Identity, MinVersion, Pair, Tls};
+pub use tree::Place;
+
+use crate::routing::Routing;
+use crate::spool;
+use files::Files;
+use reader::{At, Block, Read, Surroundings};
+use report::Report;
+
+const KEYS: &[&str] = &[
+    "listen", "admin", "spool", "drain", "sources", "targets", "routes",
+];
+
+/// A config that a relay can run with.
+#[derive(Debug)]
+pub struct Config {
+    pub listen: Listen,
+    pub admin: Admin,
+    pub spool: spool::Options,
+    pub drain: Drain,
+    pub routing: Routing,
+    /// The config file and every file that it names, there or not, in the order of mention.
+    pub files: Vec<PathBuf>,
+    /// SHA-256 of the config file's bytes.
+    pub sha256: [u8; 32],
+    /// Doubtful, but no reason to refuse; in the order of the file.
+    pub warnings: Vec<Problem>,
+}
+
+/// JSON Schema (2020-12) of the config file, for editors.
+pub const fn json_schema() -> &'static str {
+    include_str!("schema.json")
+}
+
+impl Config {
+    /// Reads a config file and every file that it names.
+    ///
+    /// # Errors
+    /// [`Problems`], all of them.
+    pub fn read(path: &Path, env: &Lookup<'_>) -> Result<Self, Problems> {
+        let text = files::read(path).map_err(|error| format!("cannot read the config: {error}"));
+        let text = text.and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|error| {
+                let valid = error.utf8_error().valid_up_to();
+                format!("not UTF-8 from byte {valid} on; save it as UTF-8")
+            })
+        });
+        match text {
+            Ok(text) => Self::parse(&text, path, env, &files::read),
+            Err(what) => Err(Problems::of_file(path, Place::START, what)),
+        }
+    }
+
+    /// Checks the text of a config. `origin` is the file it comes from; `read` reads the files it names.
+    ///
+    /// # Errors
+    /// [`Problems`], all of them.
+    pub fn parse(
+        text: &str,
+        origin: &Path,
+        env: &Lookup<'_>,
+        read: &ReadFile<'_>,
+    ) -> Result<Self, Problems> {
+        let root = tree::parse(text)
+            .map_err(|refusal| Problems::of_file(origin, refusal.place, refusal.what))?;
+        let report = Report::default();
+        report.file(origin);
+        let files = Files {
+            folder: origin.parent().unwrap_or(Path::new("")).to_owned(),
+            read,
+        };
+        let around = Surroundings {
+            report: &report,
+            env,
+            files: &files,
+        };
+        let parts = At::root(&root, around)
+            .block(KEYS)
+            .and_then(|root| Parts::read(&root));
+        let (problems, warnings, files) = report.into_parts();
+        match parts {
+            Ok(parts) if problems.is_empty() => Ok(parts.with(files, sha256(text), warnings)),
+            _ => Err(Problems {
+                origin: origin.to_owned(),
+                problems,
+                warnings,
+                files,
+            }),
+        }
+    }
+}
+
+/// What the file itself says.
+struct Parts {
+    listen: Listen,
+    admin: Admin,
+    spool: spool::Options,
+    drain: Drain,
+    routing: Routing,
+}
+
+impl Parts {
+    fn read(root: &Block<'_>) -> Read<Self> {
+        let listen = root.required("listen").and_then(|at| listen::read(&at));
+        let admin = process::admin(root);
+        let spool = process::spool(root);
+        let drain = process::drain(root);
+        let routing = routing(root, spool.as_ref().ok());
+        let (listen, admin, spool) = (listen?, admin?, spool?);
+        if listen.address == admin.address && listen.address.port() != 0 {
+            return root.problem(
+                "admin",
+                "the same address as `listen`; give it another port",
+            );
+        }
+        if listen.limits.body_bytes > spool.capacity_bytes {
+            return root.problem(
+                "spool",
+                "`disk.capacity` is below `listen.limits.body`; make it larger",
+            );
+        }
+        Ok(Self {
+            listen,
+            admin,
+            spool,
+            drain: drain?,
+            routing: routing?,
+        })
+    }
+
+    fn with(self, files: Vec<PathBuf>, sha256: [u8; 32], warnings: Vec<Problem>) -> Config {
+        Config {
+            listen: self.listen,
+            admin: self.admin,
+            spool: self.spool,
+            drain: self.drain,
+            routing: self.routing,
+            files,
+            sha256,
+            warnings,
+        }
+    }
+}
+
+fn routing(root: &Block<'_>, spool: Option<&spool::Options>) -> Read<Routing> {
+    let keep_delivered = spool.map(|spool| spool.keep_delivered);
+    let sources = root
+        .required("sources")
+        .and_then(|at| sources::read(&at, keep_delivered));
+    let mut names = BTreeMap::new();
+    let targets = root
+        .required("targets")
+        .and_then(|at| targets::read(&at, &mut names));
+    let routes = root.required("routes").and_then(|at| {
+        let routes = routes::read(&at, &names)?;
+        routes::all_reached(&at, &routes, &names);
+        Ok(routes)
+    });
+    let targets = targets?.into_iter().map(Arc::new).collect();
+    Ok(Routing::new(sources?, routes?, targets))
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    bytes
+}

@@ -1,0 +1,137 @@
+//! `targets[].http`: one URL, and what is sent along with the notification.
+
+use http::uri::Scheme;
+use http::{HeaderName, HeaderValue};
+
+use super::build::{Http, HttpTls};
+use super::reader::{At, Block, Read};
+use super::{references, tls, url};
+use crate::secret::Secret;
+
+const KEYS: &[&str] = &["url", "headers", "bearer_token", "tls"];
+const TLS_KEYS: &[&str] = &["ca", "certificate", "private_key", "server_name"];
+const HEADERS_MAX: usize = 64;
+/// What the relay, or the protocol, sets on each request.
+const OWN_HEADERS: [&str; 19] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "generated-at",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+    "x-api-key",
+];
+const OWN_PREFIX: &str = "suki-relay-";
+
+pub(super) fn read(at: &At<'_>) -> Read<Http> {
+    let block = at.block(KEYS)?;
+    let url = block.required("url").and_then(|at| url::read(&at));
+    let headers = block.or("headers", Vec::new(), headers);
+    let bearer_token = block.maybe("bearer_token", bearer_token);
+    let tls = block.maybe("tls", target_tls);
+    let (url, headers, tls) = (url?, headers?, tls?);
+    if tls.is_some() && url.scheme() != Some(&Scheme::HTTPS) {
+        return block.problem(
+            "tls",
+            "of no use with an `http` URL; write `https`, or remove it",
+        );
+    }
+    let bearer_token = bearer_token?.flatten();
+    let authorized = headers
+        .iter()
+        .any(|(name, _)| name == http::header::AUTHORIZATION);
+    if bearer_token.is_some() && authorized {
+        return block.problem(
+            "bearer_token",
+            "sets `authorization`, and so does `headers`; keep one of the two",
+        );
+    }
+    Ok(Http {
+        url,
+        headers,
+        bearer_token,
+        tls,
+    })
+}
+
+type Header = (HeaderName, HeaderValue);
+
+fn headers(at: &At<'_>) -> Read<Vec<Header>> {
+    let entries = at.map()?;
+    if entries.len() > HEADERS_MAX {
+        return at.problem(format!("more than {HEADERS_MAX} headers; remove some"));
+    }
+    let mut seen = Vec::new();
+    let headers: Vec<_> = entries
+        .iter()
+        .map(|(key, value)| header(&key.text, value, &mut seen))
+        .collect();
+    let headers: Read<Vec<_>> = headers.into_iter().collect();
+    Ok(headers?.into_iter().flatten().collect())
+}
+
+/// `Ok(None)` for one whose value is optional and not there.
+fn header(name: &str, at: &At<'_>, seen: &mut Vec<HeaderName>) -> Read<Option<Header>> {
+    let Ok(name) = name.parse::<HeaderName>() else {
+        return at.problem(format!("`{name}` is no name of a header"));
+    };
+    if OWN_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(OWN_PREFIX) {
+        return at.problem(format!(
+            "`{name}` is set by the relay itself; choose another name"
+        ));
+    }
+    if seen.contains(&name) {
+        return at.problem(format!(
+            "`{name}` is given before, in other letters; keep one of the two"
+        ));
+    }
+    seen.push(name.clone());
+    let value = if at.is_mapping() {
+        references::secret(at)?.map(|secret| HeaderValue::from_bytes(secret.expose()))
+    } else {
+        Some(HeaderValue::from_str(&at.text()?.value))
+    };
+    match value {
+        Some(Ok(mut value)) => {
+            value.set_sensitive(true);
+            Ok(Some((name, value)))
+        }
+        Some(Err(_)) => {
+            at.problem("a line end or a control character in it, which no header can have")
+        }
+        None => Ok(None),
+    }
+}
+
+fn bearer_token(at: &At<'_>) -> Read<Option<Secret>> {
+    let token = references::secret(at)?;
+    let visible = |secret: &Secret| secret.expose().iter().all(u8::is_ascii_graphic);
+    if token.as_ref().is_some_and(|token| !visible(token)) {
+        return at.problem("a space, line end or other character in it that no bearer token has");
+    }
+    Ok(token)
+}
+
+fn target_tls(at: &At<'_>) -> Read<HttpTls> {
+    let block: Block<'_> = at.block(TLS_KEYS)?;
+    let ca = block.maybe("ca", tls::authorities);
+    let pair = tls::pair(&block);
+    let server_name = block.maybe("server_name", tls::host);
+    Ok(HttpTls {
+        ca: ca?,
+        pair: pair?,
+        server_name: server_name?,
+    })
+}

@@ -1,0 +1,71 @@
+//! `admin`, `spool`, `drain`: what belongs to the process and changes only with a restart.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::listen::address;
+use super::reader::{Block, Read};
+use crate::spool;
+
+/// The listener for metrics and probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+}
+
+/// How the relay stops. Both times count from the signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Still accepting, no longer ready.
+    pub delay: Duration,
+    /// What is not done by then is cut.
+    pub deadline: Duration,
+}
+
+const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9740);
+const SPOOL_PATH: &str = "/var/lib/suki-relay";
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+pub(super) fn admin(root: &Block<'_>) -> Read<Admin> {
+    let block = root.block("admin", &["address"])?;
+    let address = block.or("address", ADMIN_ADDRESS, address)?;
+    Ok(Admin { address })
+}
+
+pub(super) fn spool(root: &Block<'_>) -> Read<spool::Options> {
+    let block = root.block("spool", &["disk", "keep_delivered"])?;
+    let keep_delivered = block.or("keep_delivered", Duration::from_hours(72), |at| {
+        at.duration(Duration::from_secs(1)..=Duration::from_hours(8760))
+    });
+    let disk = block.block("disk", &["path", "capacity"])?;
+    let files = root.around.files;
+    let path = disk.or("path", PathBuf::from(SPOOL_PATH), |at| {
+        Ok(files.resolve(&at.text()?.value))
+    });
+    let capacity_bytes = disk.or("capacity", 4 * GIB, |at| at.size(MIB..=16 * 1024 * GIB));
+    Ok(spool::Options {
+        path: path?,
+        capacity_bytes: capacity_bytes?,
+        keep_delivered: keep_delivered?,
+    })
+}
+
+pub(super) fn drain(root: &Block<'_>) -> Read<Drain> {
+    let block = root.block("drain", &["delay", "deadline"])?;
+    let delay = block.or("delay", Duration::from_secs(10), |at| {
+        at.duration(Duration::ZERO..=Duration::from_mins(10))
+    });
+    let deadline = block.or("deadline", Duration::from_secs(25), |at| {
+        at.duration(Duration::from_millis(100)..=Duration::from_hours(1))
+    });
+    let (delay, deadline) = (delay?, deadline?);
+    if delay >= deadline {
+        return block.problem(
+            "deadline",
+            "not above `delay`: both count from the signal, and between them requests end; make it longer",
+        );
+    }
+    Ok(Drain { delay, deadline })
+}
