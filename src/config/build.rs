@@ -1,5 +1,6 @@
 //! From checked values to the options of the parts below: the one place that changes with them.
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::tls::Pair;
@@ -29,20 +30,17 @@ pub(super) fn target(name: Name, policy: Policy, http: Http) -> Result<Target, S
         url: http.url,
         headers: http.headers,
         bearer_token: http.bearer_token,
-        tls: http.tls.map(target_tls),
+        tls: http.tls.map(target_tls).unwrap_or_default(),
     };
     Target::http(name, policy, options).map_err(|error| error.to_string())
 }
 
 fn target_tls(tls: HttpTls) -> target_http::Tls {
-    let (certificate, private_key) = tls
-        .pair
-        .map(|pair| (pair.certificate, pair.private_key))
-        .unzip();
     target_http::Tls {
-        ca: tls.ca,
-        certificate,
-        private_key,
+        ca: tls.ca.map(Bytes::from),
+        identity: tls
+            .pair
+            .map(|pair| (pair.certificate.into(), pair.private_key)),
         server_name: tls.server_name,
     }
 }

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Limits;
-use super::reader::{At, Block, Read};
+use super::block::Block;
+use super::reader::{At, Read};
 use super::tls::{self, Tls};
 
 /// The listener for the sender.
@@ -81,8 +82,8 @@ fn limits(block: &Block<'_>) -> Read<Limits> {
     let age = seconds("max_connection_age", 0, AGE_BOUNDS);
     let limits = Limits {
         connections: connections?,
-        body_bytes: body_bytes?,
-        bodies_in_flight_bytes: bodies_in_flight_bytes?,
+        body_bytes: bytes(body_bytes?),
+        bodies_in_flight_bytes: bytes(bodies_in_flight_bytes?),
         handshake_timeout: handshake_timeout?,
         header_timeout: header_timeout?,
         body_timeout: body_timeout?,
@@ -93,6 +94,11 @@ fn limits(block: &Block<'_>) -> Read<Limits> {
     let agree = [body_fits(block, &limits), idle_lasts(block, &limits)];
     agree.into_iter().collect::<Read<()>>()?;
     Ok(limits)
+}
+
+/// All the memory there is, on a machine that cannot address more.
+fn bytes(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 fn body_fits(block: &Block<'_>, limits: &Limits) -> Read<()> {

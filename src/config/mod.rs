@@ -11,6 +11,7 @@
 //! * Relative paths begin at the config file's folder.
 //! * No message holds what a file, a variable or a `${…}` brought in.
 
+mod block;
 mod build;
 mod files;
 mod interpolate;
@@ -49,8 +50,9 @@ pub use tree::Place;
 
 use crate::routing::Routing;
 use crate::spool;
+use block::Block;
 use files::Files;
-use reader::{At, Block, Read, Surroundings};
+use reader::{At, Read, Surroundings};
 use report::Report;
 
 const KEYS: &[&str] = &[
@@ -159,7 +161,7 @@ impl Parts {
                 "the same address as `listen`; give it another port",
             );
         }
-        if listen.limits.body_bytes > spool.capacity_bytes {
+        if listen.limits.body_bytes as u64 > spool.capacity_bytes {
             return root.problem(
                 "spool",
                 "`disk.capacity` is below `listen.limits.body`; make it larger",

@@ -3,8 +3,9 @@
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue};
 
+use super::block::Block;
 use super::build::{Http, HttpTls};
-use super::reader::{At, Block, Read};
+use super::reader::{At, Read};
 use super::{references, tls, url};
 use crate::secret::Secret;
 

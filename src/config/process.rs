@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::block::Block;
 use super::listen::address;
-use super::reader::{Block, Read};
+use super::reader::Read;
 use crate::spool;
 
 /// The listener for metrics and probes.

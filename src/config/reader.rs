@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::block::Block;
 use super::files::Files;
 use super::interpolate::{self, Lookup};
 use super::report::{Problem, Report};
@@ -41,15 +42,6 @@ pub(super) struct At<'a> {
     pub around: Surroundings<'a>,
 }
 
-/// A mapping whose keys are known.
-pub(super) struct Block<'a> {
-    entries: Vec<(&'a Key, &'a Node)>,
-    keys: &'static [&'static str],
-    pub place: Place,
-    pub path: String,
-    pub around: Surroundings<'a>,
-}
-
 /// Text of the file.
 pub(super) struct Text {
     /// Variables filled in.
@@ -60,13 +52,25 @@ pub(super) struct Text {
     pub verbatim: Option<Place>,
 }
 
+impl Surroundings<'_> {
+    /// Notes a problem; the [`Noted`] says that there is one.
+    pub fn note(&self, place: Place, path: &str, what: impl Into<String>) -> Noted {
+        self.report.problem(Problem {
+            place,
+            path: path.to_owned(),
+            what: what.into(),
+        });
+        Noted
+    }
+}
+
 impl<'a> At<'a> {
     pub fn root(node: &'a Node, around: Surroundings<'a>) -> Self {
-        Self {
-            node,
-            path: String::new(),
-            around,
-        }
+        Self::new(node, String::new(), around)
+    }
+
+    pub fn new(node: &'a Node, path: String, around: Surroundings<'a>) -> Self {
+        Self { node, path, around }
     }
 
     pub fn place(&self) -> Place {
@@ -75,14 +79,12 @@ impl<'a> At<'a> {
 
     /// Notes a problem with this value.
     pub fn problem<T>(&self, what: impl Into<String>) -> Read<T> {
-        note(self.around, self.place(), &self.path, what);
-        Err(Noted)
+        Err(self.around.note(self.place(), &self.path, what))
     }
 
     /// Notes a problem at a place inside this value.
     pub fn problem_at<T>(&self, place: Place, what: impl Into<String>) -> Read<T> {
-        note(self.around, place, &self.path, what);
-        Err(Noted)
+        Err(self.around.note(place, &self.path, what))
     }
 
     pub fn warning(&self, what: impl Into<String>) {
@@ -128,17 +130,11 @@ impl<'a> At<'a> {
             let known = keys.contains(&key.text.as_str());
             if !known {
                 let what = format!("unknown key; {}", suggest(&key.text, keys.iter().copied()));
-                note(self.around, key.place, &join(&self.path, &key.text), what);
+                self.problem_with(key, what);
             }
             known
         });
-        Ok(Block {
-            entries,
-            keys,
-            place: self.place(),
-            path: self.path.clone(),
-            around: self.around,
-        })
+        Ok(Block::new(self, entries, keys))
     }
 
     /// A mapping whose keys are the user's.
@@ -312,26 +308,26 @@ impl<'a> At<'a> {
         let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
         let mut once = Vec::with_capacity(entries.len());
         for (key, node) in entries {
-            let path = join(&self.path, &key.text);
             if key.style == Style::Plain && key.text == "<<" {
-                note(
-                    self.around,
-                    key.place,
-                    &path,
+                self.problem_with(
+                    key,
                     "merge keys (`<<`) are not supported; write the keys out",
                 );
             } else if let Some(first) = seen.get(key.text.as_str()) {
-                let what = format!(
-                    "given before, at {}:{}; keep one of the two",
-                    first.line, first.column
-                );
-                note(self.around, key.place, &path, what);
+                let Place { line, column } = first;
+                let what = format!("given before, at {line}:{column}; keep one of the two");
+                self.problem_with(key, what);
             } else {
                 seen.insert(&key.text, key.place);
                 once.push((key, node));
             }
         }
         Ok(once)
+    }
+
+    fn problem_with(&self, key: &Key, what: impl Into<String>) {
+        let path = join(&self.path, &key.text);
+        self.around.note(key.place, &path, what);
     }
 
     fn kind(&self) -> &'static str {
@@ -343,83 +339,8 @@ impl<'a> At<'a> {
         }
     }
 
-    fn at(&self, node: &'a Node, path: String) -> At<'a> {
-        At {
-            node,
-            path,
-            around: self.around,
-        }
-    }
-}
-
-impl<'a> Block<'a> {
-    /// The value of a key that must be there.
-    pub fn required(&self, key: &'static str) -> Read<At<'a>> {
-        match self.optional(key) {
-            Some(at) => Ok(at),
-            None => self.problem(key, "missing; it must be given"),
-        }
-    }
-
-    /// The value of a key, unless it is absent or null.
-    pub fn optional(&self, key: &'static str) -> Option<At<'a>> {
-        debug_assert!(
-            self.keys.contains(&key),
-            "a key that the block does not list"
-        );
-        let (_, node) = self.entries.iter().find(|(known, _)| known.text == key)?;
-        (!node.is_null()).then(|| At {
-            node,
-            path: join(&self.path, key),
-            around: self.around,
-        })
-    }
-
-    /// The value of a key, or its default if it is absent or null.
-    pub fn or<T>(
-        &self,
-        key: &'static str,
-        default: T,
-        read: impl FnOnce(&At<'a>) -> Read<T>,
-    ) -> Read<T> {
-        match self.optional(key) {
-            Some(at) => read(&at),
-            None => Ok(default),
-        }
-    }
-
-    /// The value of a key that may stay away: `Ok(None)` then.
-    pub fn maybe<T>(
-        &self,
-        key: &'static str,
-        read: impl FnOnce(&At<'a>) -> Read<T>,
-    ) -> Read<Option<T>> {
-        match self.optional(key) {
-            Some(at) => read(&at).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// A block inside this one; all defaults if it is absent or null.
-    pub fn block(&self, key: &'static str, keys: &'static [&'static str]) -> Read<Block<'a>> {
-        match self.optional(key) {
-            Some(at) => at.block(keys),
-            None => Ok(Block {
-                entries: Vec::new(),
-                keys,
-                place: self.place,
-                path: join(&self.path, key),
-                around: self.around,
-            }),
-        }
-    }
-
-    /// Notes a problem between keys, at the one that most likely is to be changed.
-    pub fn problem<T>(&self, key: &'static str, what: impl Into<String>) -> Read<T> {
-        let found = self.entries.iter().find(|(known, _)| known.text == key);
-        let place = found.map_or(self.place, |(_, node)| node.place);
-        note(self.around, place, &join(&self.path, key), what);
-        Err(Noted)
+    fn at(&self, node: &'a Node, path: String) -> Self {
+        Self::new(node, path, self.around)
     }
 }
 
@@ -450,18 +371,10 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit())
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() {
         key.to_owned()
     } else {
         format!("{path}.{key}")
     }
-}
-
-fn note(around: Surroundings<'_>, place: Place, path: &str, what: impl Into<String>) {
-    around.report.problem(Problem {
-        place,
-        path: path.to_owned(),
-        what: what.into(),
-    });
 }

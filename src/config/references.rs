@@ -3,8 +3,9 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use super::block::Block;
 use super::interpolate::is_variable;
-use super::reader::{At, Block, Read};
+use super::reader::{At, Read};
 use crate::secret::Secret;
 
 pub(super) const KEYS: &[&str] = &["file", "env", "optional"];

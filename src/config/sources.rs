@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::HeaderName;
 use http::uri::PathAndQuery;
 
-use super::reader::{At, Block, Read};
+use super::block::Block;
+use super::reader::{At, Read};
 use super::references;
 use super::tree::Place;
 use super::units::ShownDuration;

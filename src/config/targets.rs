@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::block::Block;
 use super::build::{self, Http};
 use super::outbound;
-use super::reader::{At, Block, Read};
+use super::reader::{At, Read};
 use super::tree::Place;
 use crate::name::Name;
 use crate::retry;

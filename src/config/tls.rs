@@ -8,7 +8,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::reader::{At, Block, Read};
+use super::block::Block;
+use super::reader::{At, Read};
 use super::references;
 use crate::secret::Secret;
 
