@@ -3,7 +3,7 @@
 //! YAML is read as it is written: scalars stay text (a reader that wants a number says so), so no `no`
 //! turns into false and no `1:30` into 5400. Refused, with the place: what is no YAML, more than one
 //! document, tags, keys that are no scalars, control characters, and anything past the limits below.
-//! Aliases are expanded and count in full, so a few bytes cannot stand for many.
+//! Anchors are copied and aliases expanded, and both count in full: a few bytes cannot stand for many.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
 /// Mappings and lists inside each other, at most.
 pub const DEPTH_MAX: usize = 64;
-/// Scalars, mappings and lists in one file, aliases expanded, at most.
+/// Scalars, mappings and lists in one file, and in what its anchors and aliases repeat, at most.
 pub const NODES_MAX: usize = 100_000;
-/// Text that aliases may repeat, at most.
+/// Text that anchors and aliases may repeat, at most.
 pub const REPEATED_BYTES_MAX: usize = 1 << 20;
 
 /// A place in the file; both count from 1, the column in characters.
@@ -220,6 +220,7 @@ impl<'t> Builder<'t> {
         };
         let node = Node { place, value };
         if anchor != 0 {
+            self.count_copy(place, &node.size())?; // what aliases are made from is a copy, too
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -278,22 +279,25 @@ impl<'t> Builder<'t> {
         if depth + size.depth > DEPTH_MAX + 1 {
             return refuse(place, format!("nested deeper than {DEPTH_MAX} levels"));
         }
+        self.count_copy(place, &size)?;
+        Ok(node)
+    }
+
+    fn count_copy(&mut self, place: Place, size: &Size) -> Result<(), Refusal> {
         self.repeated_bytes += size.bytes;
         if self.repeated_bytes > REPEATED_BYTES_MAX {
-            return refuse(
-                place,
-                "aliases (`*`) repeat more than 1 MiB of text; write less of them",
-            );
+            let what = "anchors (`&`) and aliases (`*`) repeat more than 1 MiB of text; write less of them";
+            return refuse(place, what);
         }
-        self.count(place, size.nodes)?;
-        Ok(node)
+        self.count(place, size.nodes)
     }
 
     fn count(&mut self, place: Place, more: usize) -> Result<(), Refusal> {
         self.nodes += more;
         if self.nodes > NODES_MAX {
-            let what =
-                format!("more than {NODES_MAX} values, aliases (`*`) expanded; write less of them");
+            let what = format!(
+                "more than {NODES_MAX} values, with what anchors (`&`) and aliases (`*`) repeat; write less of them"
+            );
             return refuse(place, what);
         }
         Ok(())
@@ -451,6 +455,13 @@ mod tests {
             vec!["*a"; 1000].join(", ")
         );
         assert!(refusal(&wide).what.contains("1 MiB of text"));
+        let nested = format!(
+            "{}{}{}",
+            "&a [".repeat(60),
+            "x, ".repeat(9000),
+            "]".repeat(60)
+        );
+        assert!(refusal(&nested).what.contains("more than 100000 values"));
         assert!(refusal("a: &a [*a]\n").what.contains("inside the value"));
         assert!(parse("a: &a {x: y}\nb: *a\n").is_ok());
     }
