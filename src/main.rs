@@ -1,1 +1,24 @@
-fn main() {}
+//! The program: arguments, the panic hook, exit codes. The plot is in [`suki_relay::cli`].
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use suki_relay::cli::{self, Arguments};
+
+fn main() -> ExitCode {
+    // One provider, chosen here: rustls panics at first use if features leave it two or none.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments = Arguments::parse();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one look-up that is passed to the house"
+    )]
+    let environment = |name: &str| std::env::var(name).ok();
+    match cli::run(arguments, &environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("suki-relay: {:#}", failure.cause);
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cel::common::ast::Expr;
+use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr};
 use cel::{Context, ExecutionError, IdedExpr, Program, Value};
 use http::{HeaderMap, HeaderName};
 
@@ -63,6 +63,7 @@ pub struct Route {
 /// A compiled CEL expression.
 #[derive(Debug)]
 pub struct Expression {
+    text: String,
     program: Program,
     reads_headers: bool,
 }
@@ -229,29 +230,30 @@ impl Expression {
                 problem: first.msg,
             }
         })?;
-        if nests_comprehensions(program.expression(), false) {
-            return Err(ExpressionError::at_start(
-                "a comprehension (`all`, `exists`, `map`, `filter`) inside another costs too much; \
-                 write two routes, or compare one level only"
-                    .into(),
-            ));
-        }
-        let references = program.references();
-        let unknown = references
-            .variables()
-            .into_iter()
-            .find(|name| !VARIABLES.contains(name));
-        if let Some(name) = unknown.filter(|name| !name.starts_with('@')) {
-            let known = VARIABLES.join("`, `");
-            return Err(ExpressionError::at_start(format!(
-                "no variable `{name}`; there are `{known}`"
-            )));
-        }
-        let reads_headers = references.has_variable("headers");
+        inspect(program.expression(), &mut Vec::new()).map_err(ExpressionError::at_start)?;
+        let reads_headers = program.references().has_variable("headers");
         Ok(Self {
+            text: text.to_owned(),
             program,
             reads_headers,
         })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What came of it, in words. May quote the body: for an operator's terminal, never for a log.
+    pub fn reason(&self, facts: Facts<'_>) -> String {
+        let Some(context) = facts.context(self.reads_headers) else {
+            return "the body cannot be turned into CEL values".into();
+        };
+        match self.program.execute(&context) {
+            Ok(Value::Bool(value)) => format!("evaluates to {value}"),
+            Ok(other) => format!("evaluates to {:?}, which is no boolean", other.type_of()),
+            Err(error) if is_absence(&error) => format!("false: a field is not there ({error})"),
+            Err(error) => format!("cannot be evaluated: {error}"),
+        }
     }
 
     fn evaluate(&self, context: &Context<'_, '_>) -> Match {
@@ -264,6 +266,19 @@ impl Expression {
     }
 }
 
+/// CEL's own names for types, as in `type(body.x) == string`.
+const TYPES: [&str; 10] = [
+    "bool",
+    "bytes",
+    "double",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "string",
+    "type",
+    "uint",
+];
 const VARIABLES: [&str; 4] = ["body", "source", "secret", "headers"];
 
 impl ExpressionError {
@@ -311,46 +326,228 @@ fn is_absence(error: &ExecutionError) -> bool {
     }
 }
 
-fn nests_comprehensions(expression: &IdedExpr, inside: bool) -> bool {
-    let within = |inside: bool| move |child: &IdedExpr| nests_comprehensions(child, inside);
+/// Refuses names that are not there and comprehensions inside comprehensions. `bound` are the variables of
+/// the comprehension that `expression` stands in; there is none outside of one.
+fn inspect<'e>(expression: &'e IdedExpr, bound: &mut Vec<&'e str>) -> Result<(), String> {
     match &expression.expr {
-        Expr::Comprehension(comprehension) => {
-            let c = comprehension;
-            inside
-                || [
-                    &c.iter_range,
-                    &c.accu_init,
-                    &c.loop_cond,
-                    &c.loop_step,
-                    &c.result,
-                ]
-                .into_iter()
-                .any(within(true))
-        }
+        Expr::Comprehension(comprehension) => inspect_comprehension(comprehension, bound),
+        Expr::Ident(name) => inspect_name(name, bound),
         Expr::Call(call) => {
-            call.target.as_deref().is_some_and(within(inside))
-                || call.args.iter().any(within(inside))
+            call.target
+                .iter()
+                .try_for_each(|target| inspect(target, bound))?;
+            call.args
+                .iter()
+                .try_for_each(|argument| inspect(argument, bound))
         }
-        Expr::Select(select) => nests_comprehensions(&select.operand, inside),
-        Expr::List(list) => list.elements.iter().any(within(inside)),
+        Expr::Select(select) => inspect(&select.operand, bound),
+        Expr::List(list) => list
+            .elements
+            .iter()
+            .try_for_each(|element| inspect(element, bound)),
         Expr::Map(map) => map
             .entries
             .iter()
-            .any(|entry| entry_nests(&entry.expr, inside)),
+            .try_for_each(|entry| inspect_entry(&entry.expr, bound)),
         Expr::Struct(made) => made
             .entries
             .iter()
-            .any(|entry| entry_nests(&entry.expr, inside)),
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => false,
+            .try_for_each(|entry| inspect_entry(&entry.expr, bound)),
+        Expr::Unspecified | Expr::Literal(_) => Ok(()),
     }
 }
 
-fn entry_nests(entry: &cel::common::ast::EntryExpr, inside: bool) -> bool {
-    use cel::common::ast::EntryExpr;
+fn inspect_comprehension<'e>(
+    comprehension: &'e ComprehensionExpr,
+    bound: &mut Vec<&'e str>,
+) -> Result<(), String> {
+    // What is iterated is computed once, so `a.map(…).filter(…)` stays linear.
+    inspect(&comprehension.iter_range, bound)?;
+    if !bound.is_empty() {
+        return Err(
+            "a comprehension (`all`, `exists`, `map`, `filter`) inside another costs the \
+                    square of the body; write two routes instead"
+                .into(),
+        );
+    }
+    bound.extend([
+        comprehension.iter_var.as_str(),
+        comprehension.accu_var.as_str(),
+    ]);
+    bound.extend(comprehension.iter_var2.as_deref());
+    let c = comprehension;
+    [&c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+        .into_iter()
+        .try_for_each(|part| inspect(part, bound))?;
+    bound.clear();
+    Ok(())
+}
+
+fn inspect_entry<'e>(entry: &'e EntryExpr, bound: &mut Vec<&'e str>) -> Result<(), String> {
     match entry {
         EntryExpr::MapEntry(entry) => {
-            nests_comprehensions(&entry.key, inside) || nests_comprehensions(&entry.value, inside)
+            inspect(&entry.key, bound)?;
+            inspect(&entry.value, bound)
         }
-        EntryExpr::StructField(field) => nests_comprehensions(&field.value, inside),
+        EntryExpr::StructField(field) => inspect(&field.value, bound),
+    }
+}
+
+fn inspect_name(name: &str, bound: &[&str]) -> Result<(), String> {
+    if VARIABLES.contains(&name) || TYPES.contains(&name) || bound.contains(&name) {
+        return Ok(());
+    }
+    Err(format!(
+        "no variable `{name}`; there are `{}`",
+        VARIABLES.join("`, `")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use serde_json::json;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn route(route: &str, when: Option<&str>, to: &[&str]) -> Route {
+        let when = when.map(|text| Expression::compile(text).expect("compiles"));
+        Route {
+            name: name(route),
+            when,
+            to: to.iter().map(|target| name(target)).collect(),
+        }
+    }
+
+    fn plan(routes: Vec<Route>, body: &serde_json::Value) -> Plan {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-team", HeaderValue::from_static("clinical"));
+        let (source, secret) = (name("suki"), name("current"));
+        let facts = Facts {
+            source: &source,
+            secret: &secret,
+            headers: &headers,
+            body,
+        };
+        Routing::new(Vec::new(), routes, Vec::new()).plan(facts)
+    }
+
+    fn verdict(when: &str, body: &serde_json::Value) -> Match {
+        let plan = plan(vec![route("r", Some(when), &["t"])], body);
+        match (plan.targets.is_empty(), plan.errors.is_empty()) {
+            (false, true) => Match::Holds,
+            (true, true) => Match::Fails,
+            _ => Match::Error,
+        }
+    }
+
+    #[test]
+    fn a_plan_is_the_union_of_the_routes_that_hold() {
+        let routes = vec![
+            route("all", None, &["audit"]),
+            route("done", Some("body.status == 'success'"), &["ehr", "audit"]),
+            route("failed", Some("body.status == 'failure'"), &["pager"]),
+        ];
+        let plan = plan(routes, &json!({"status": "success"}));
+        assert_eq!(plan.targets, [name("audit"), name("ehr")]);
+        assert_eq!(plan.errors, []);
+    }
+
+    #[test]
+    fn a_field_that_is_not_there_makes_an_expression_false() {
+        let example = "body.status == 'success' && has(body._links.structured_data)";
+        for body in [
+            json!({"status": "success"}),
+            json!({"status": "success", "_links": null}),
+            json!({"status": "success", "_links": {}}),
+            json!({}),
+        ] {
+            assert_eq!(verdict(example, &body), Match::Fails, "{body}");
+        }
+        let links = json!({"status": "success", "_links": {"structured_data": []}});
+        assert_eq!(verdict(example, &links), Match::Holds);
+        assert_eq!(verdict("body.a.b.c == 1", &json!({"a": {}})), Match::Fails);
+        assert_eq!(
+            verdict("body.a == 1 || body.b == 2", &json!({"b": 2})),
+            Match::Holds
+        );
+    }
+
+    #[test]
+    fn any_other_failure_is_an_error_of_the_route() {
+        assert_eq!(
+            verdict("body.n + 'text' == 'x'", &json!({"n": 1})),
+            Match::Error
+        );
+        assert_eq!(verdict("body.n", &json!({"n": 1})), Match::Error);
+        assert_eq!(verdict("1 / body.n == 1", &json!({"n": 0})), Match::Error);
+    }
+
+    #[test]
+    fn expressions_see_source_secret_and_headers() {
+        let body = json!({});
+        assert_eq!(
+            verdict("source == 'suki' && secret == 'current'", &body),
+            Match::Holds
+        );
+        assert_eq!(
+            verdict("headers['x-team'] == 'clinical'", &body),
+            Match::Holds
+        );
+        assert_eq!(verdict("headers['absent'] == 'x'", &body), Match::Fails);
+    }
+
+    #[test]
+    fn what_is_no_expression_does_not_compile_and_says_where() {
+        let error = Expression::compile("body.status ==").expect_err("incomplete");
+        assert_eq!(error.line, 1);
+        assert!(error.column > 1, "{error:?}");
+        let error = Expression::compile("bdy.status == 'x'").expect_err("unknown variable");
+        assert!(error.problem.contains("`bdy`"), "{error}");
+    }
+
+    #[test]
+    fn nested_comprehensions_are_refused_and_single_ones_are_not() {
+        assert!(Expression::compile("body.sessions.exists(s, s == 'x')").is_ok());
+        assert!(Expression::compile("body.a.all(x, x > 1) && body.b.all(x, x > 1)").is_ok());
+        assert!(Expression::compile("body.a.all(x, body.b.exists(y, x == y))").is_err());
+        assert!(Expression::compile("body.a.map(x, x.b).filter(y, y > 1).size() > 0").is_ok());
+        assert!(Expression::compile("body.a.all(x, x in body.b.map(y, y.c))").is_err());
+    }
+
+    #[test]
+    fn freshness_follows_the_clock_and_the_windows() {
+        let hours = Duration::from_hours;
+        let now = Timestamp::from_millis(1_765_977_748_432);
+        let source = |age_max| Source {
+            name: name("suki"),
+            path: "/x".into(),
+            keyring: Keyring::new([]),
+            signature_header: HeaderName::from_static("x-api-key"),
+            timestamp_header: HeaderName::from_static("generated-at"),
+            schema: Schema::built_in(crate::schema::UnknownStatus::Accept).expect("compiles"),
+            on_invalid: OnInvalid::Reject,
+            age_max,
+            ahead_max: hours(1),
+        };
+        let judge = |age_max, millis: &str| source(age_max).freshness(millis, now);
+        let at = |moment: Timestamp| moment.as_millis().to_string();
+        let window = Some(hours(48));
+        assert_eq!(judge(window, &at(now.minus(hours(47)))), Freshness::Fresh);
+        assert_eq!(judge(window, &at(now.minus(hours(49)))), Freshness::Stale);
+        assert_eq!(judge(None, &at(now.minus(hours(49)))), Freshness::Fresh);
+        assert_eq!(judge(window, &at(now.plus(hours(2)))), Freshness::Future);
+        for odd in ["", "soon", "-5", "+5", "1.5", "99999999999999999999"] {
+            assert_eq!(judge(window, odd), Freshness::Unreadable, "{odd:?}");
+        }
+        assert_eq!(
+            judge(window, "1765977748"),
+            Freshness::Stale,
+            "seconds for milliseconds"
+        );
     }
 }

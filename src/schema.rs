@@ -15,6 +15,21 @@ use serde_json::Value;
 /// how their status is spelled.
 const KNOWN_STATUSES: [&str; 2] = ["success", "failure"];
 
+/// Bodies as Suki sends them, by name. The spelling of a timeout's status is a guess: Suki documents the
+/// event and not its value.
+pub const EXAMPLES: [(&str, &str); 4] = [
+    (
+        "form-filling-success",
+        include_str!("schema/examples/form-filling-success.json"),
+    ),
+    (
+        "ambient-success",
+        include_str!("schema/examples/ambient-success.json"),
+    ),
+    ("failure", include_str!("schema/examples/failure.json")),
+    ("timeout", include_str!("schema/examples/timeout.json")),
+];
+
 const BUILT_IN: &str = include_str!("schema/suki.json");
 
 /// What to do with a `status` that is neither success nor failure.
@@ -135,5 +150,153 @@ impl Schema {
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Schema(unknown status: {:?})", self.unknown_status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lenient() -> Schema {
+        Schema::built_in(UnknownStatus::Accept).expect("compiles")
+    }
+
+    fn accepts(body: &Value) -> bool {
+        let schema = lenient();
+        let body = body.to_string();
+        let accepted = schema.parse(body.as_bytes()).is_ok();
+        assert_eq!(accepted, schema.violations(body.as_bytes()).is_empty());
+        accepted
+    }
+
+    #[test]
+    fn every_example_of_the_vendor_is_accepted() {
+        for (name, body) in EXAMPLES {
+            assert!(lenient().parse(body.as_bytes()).is_ok(), "{name}");
+        }
+        let newest = json!({"_links":{"contents":[],"encounter_content":[],"structured_data":[],
+            "encounter_structured_data":[],"status":[],"transcripts":[]},"additional_info":null,
+            "encounter_id":"e","session_id":"s","sessions":["s"],"status":"success"});
+        assert!(accepts(&newest));
+    }
+
+    #[test]
+    fn trap_2_a_status_of_neither_kind_is_a_notification_of_its_own() {
+        for status in ["timeout", "cancelled", "skipped", "completed"] {
+            let body = json!({"status": status, "session_id": "s"});
+            assert!(accepts(&body), "{status}");
+            let strict = Schema::built_in(UnknownStatus::Reject).expect("compiles");
+            assert!(
+                strict.parse(body.to_string().as_bytes()).is_err(),
+                "{status}"
+            );
+        }
+        assert!(!accepts(&json!({"status": "", "session_id": "s"})));
+    }
+
+    #[test]
+    fn trap_3_fields_of_a_failure_are_asked_of_nobody() {
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "s", "encounter_id": "e"})
+        ));
+        assert!(accepts(&json!({"status": "failure", "session_id": "s"})));
+    }
+
+    #[test]
+    fn trap_4_unknown_fields_are_allowed_at_every_level() {
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "s", "new": 1,
+            "additional_info": {"x": [1, {}]},
+            "_links": {"new_kind": 7, "status": [{"href": "/a", "new": true}]}})
+        ));
+    }
+
+    #[test]
+    fn trap_6_session_id_need_not_be_among_sessions() {
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "a", "sessions": ["b", "b"]})
+        ));
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "a", "sessions": []})
+        ));
+    }
+
+    #[test]
+    fn trap_7_ids_are_any_string_and_encounter_id_may_be_absent() {
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "123dfg-456dfg"})
+        ));
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "s", "encounter_id": ""})
+        ));
+        assert!(!accepts(&json!({"status": "success", "session_id": 7})));
+        assert!(!accepts(&json!({"status": "success", "encounter_id": "e"})));
+    }
+
+    #[test]
+    fn trap_8_null_is_taken_for_absent() {
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "s", "encounter_id": null,
+            "sessions": null, "additional_info": null, "_links": null,
+            "error_code": null, "error_detail": null})
+        ));
+        assert!(accepts(
+            &json!({"status": "success", "session_id": "s", "_links": {"status": null}})
+        ));
+    }
+
+    #[test]
+    fn trap_23_a_link_needs_its_href_and_nothing_else() {
+        let links = |links: Value| {
+            accepts(&json!({"status": "success", "session_id": "s", "_links": {"status": links}}))
+        };
+        assert!(links(json!([])));
+        assert!(links(json!([{"href": "https://elsewhere/x"}])));
+        assert!(links(json!({"href": "/single"})));
+        assert!(!links(json!([{"name": "no href"}])));
+        assert!(!links(json!("text")));
+    }
+
+    #[test]
+    fn violations_name_their_places() {
+        let body = br#"{"status":"success","session_id":"s","_links":{"status":[{"href":1}]}}"#;
+        let violations = lenient().violations(body);
+        assert_eq!(violations.len(), 1);
+        assert_eq!(violations[0].pointer, "/_links/status/0/href");
+    }
+
+    #[test]
+    fn what_is_not_json_is_invalid_and_deep_nesting_does_not_overflow() {
+        let deep = "[".repeat(100_000);
+        for body in [
+            "",
+            "{",
+            "{\"a\":1,}",
+            "null garbage",
+            "\u{feff}{}",
+            deep.as_str(),
+        ] {
+            assert_eq!(lenient().parse(body.as_bytes()), Err(Invalid));
+        }
+    }
+
+    #[test]
+    fn a_schema_that_reaches_outside_or_backtracks_does_not_compile() {
+        let refused = [
+            json!({"$ref": "https://example.com/schema.json"}),
+            json!({"$ref": "file:///etc/passwd"}),
+            json!({"pattern": "(?=look)ahead"}),
+            json!({"type": "no such type"}),
+            json!(7),
+        ];
+        for schema in refused {
+            let text = schema.to_string();
+            assert!(
+                Schema::compile(text.as_bytes(), UnknownStatus::Accept).is_err(),
+                "{text}"
+            );
+        }
     }
 }

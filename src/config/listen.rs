@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::Limits;
 use super::block::Block;
 use super::reader::{At, Read};
-use super::tls::{self, Tls};
+use super::tls;
+use crate::ingress::Limits;
+use crate::ingress::tls::Identity;
 
 /// The listener for the sender.
 #[derive(Clone, Debug)]
 pub struct Listen {
     pub address: SocketAddr,
-    pub tls: Tls,
+    pub tls: Identity,
     pub limits: Limits,
 }
 

@@ -23,7 +23,6 @@ mod references;
 mod report;
 mod routes;
 mod sources;
-mod stand_in;
 mod targets;
 mod tls;
 mod tree;
@@ -44,8 +43,6 @@ pub use interpolate::Lookup;
 pub use listen::Listen;
 pub use process::{Admin, Drain};
 pub use report::{Problem, Problems};
-pub use stand_in::Limits;
-pub use tls::{Identity, MinVersion, Pair, Tls};
 pub use tree::Place;
 
 use crate::routing::Routing;

@@ -1,7 +1,5 @@
 //! PEM files of the config: read, parsed and held against each other before anything uses them.
 
-use std::path::PathBuf;
-
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
@@ -11,40 +9,16 @@ use rustls::sign::CertifiedKey;
 use super::block::Block;
 use super::reader::{At, Read};
 use super::references;
+use crate::ingress::tls::{Identity, Options, Part, Version, self_signed, server_config};
 use crate::secret::Secret;
-
-/// How the listener speaks TLS.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    pub identity: Identity,
-    /// PEM bundle; whoever connects must have a certificate signed by one of these.
-    pub client_ca: Option<Vec<u8>>,
-    pub min_version: MinVersion,
-}
-
-/// What the listener shows to whoever connects.
-#[derive(Clone, Debug)]
-pub enum Identity {
-    Pem(Pair),
-    /// A throw-away certificate for these names, made at each start.
-    SelfSigned(Vec<String>),
-}
 
 /// A certificate chain and its private key, which fit each other.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    pub certificate_path: PathBuf,
-    pub private_key_path: PathBuf,
     /// PEM, the end entity first.
     pub certificate: Vec<u8>,
     /// PEM.
     pub private_key: Secret,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MinVersion {
-    Tls12,
-    Tls13,
 }
 
 const KEYS: &[&str] = &[
@@ -56,16 +30,28 @@ const KEYS: &[&str] = &[
 ];
 const NAMES_MAX: usize = 16;
 
-pub(super) fn read(at: &At<'_>) -> Read<Tls> {
+/// `listen.tls`, ready to serve with.
+pub(super) fn read(at: &At<'_>) -> Read<Identity> {
     let block = at.block(KEYS)?;
     let identity = identity(&block);
     let client_ca = block.maybe("client_ca", authorities);
-    let versions = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
-    let min_version = block.or("min_version", MinVersion::Tls12, |at| at.choice(&versions));
-    Ok(Tls {
-        identity: identity?,
+    let versions = [("1.2", Version::Tls12), ("1.3", Version::Tls13)];
+    let version_min = block.or("min_version", Version::Tls12, |at| at.choice(&versions));
+    let (certificate, private_key) = identity?;
+    let options = Options {
+        certificate,
+        private_key,
         client_ca: client_ca?,
-        min_version: min_version?,
+        version_min: version_min?,
+    };
+    server_config(&options).or_else(|error| {
+        let key = match error.part() {
+            _ if block.optional("self_signed").is_some() => "self_signed",
+            Part::Certificate => "certificate",
+            Part::PrivateKey => "private_key",
+            Part::ClientCa => "client_ca",
+        };
+        block.problem(key, error.to_string())
     })
 }
 
@@ -88,12 +74,10 @@ pub(super) fn pair(block: &Block<'_>) -> Read<Option<Pair>> {
     };
     let certificates = certificates(&certificate);
     let key = key(&private_key);
-    let (certificate_path, chain_pem, chain) = certificates?;
-    let (private_key_path, key_pem, key) = key?;
+    let (chain_pem, chain) = certificates?;
+    let (key_pem, key) = key?;
     match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
         Ok(_) => Ok(Some(Pair {
-            certificate_path,
-            private_key_path,
             certificate: chain_pem,
             private_key: key_pem,
         })),
@@ -111,7 +95,7 @@ pub(super) fn pair(block: &Block<'_>) -> Read<Option<Pair>> {
 
 /// A PEM bundle of roots, each of which parses.
 pub(super) fn authorities(at: &At<'_>) -> Read<Vec<u8>> {
-    let (_, bytes, certificates) = certificates(at)?;
+    let (bytes, certificates) = certificates(at)?;
     let mut roots = RootCertStore::empty();
     for (number, certificate) in certificates.into_iter().enumerate() {
         if let Err(error) = roots.add(certificate) {
@@ -124,10 +108,11 @@ pub(super) fn authorities(at: &At<'_>) -> Read<Vec<u8>> {
     Ok(bytes)
 }
 
-fn identity(block: &Block<'_>) -> Read<Identity> {
-    let Some(self_signed) = block.optional("self_signed") else {
+/// Chain and key of the listener, in PEM.
+fn identity(block: &Block<'_>) -> Read<(Vec<u8>, Secret)> {
+    let Some(names) = block.optional("self_signed") else {
         return match pair(block)? {
-            Some(pair) => Ok(Identity::Pem(pair)),
+            Some(pair) => Ok((pair.certificate, pair.private_key)),
             None => block.problem(
                 "certificate",
                 "missing; give `certificate` and `private_key`, or `self_signed: [localhost]` for a first try",
@@ -139,14 +124,15 @@ fn identity(block: &Block<'_>) -> Read<Identity> {
         .or(block.optional("private_key"))
         .is_some()
     {
-        return self_signed
-            .problem("excludes `certificate` and `private_key`; keep one or the other");
+        return names.problem("excludes `certificate` and `private_key`; keep one or the other");
     }
-    let names = self_signed.list(1..=NAMES_MAX)?;
-    let names: Vec<_> = names.iter().map(host).collect();
-    Ok(Identity::SelfSigned(
-        names.into_iter().collect::<Read<_>>()?,
-    ))
+    let list = names.list(1..=NAMES_MAX)?;
+    let hosts: Vec<_> = list.iter().map(host).collect();
+    let hosts: Vec<_> = hosts.into_iter().collect::<Read<_>>()?;
+    match self_signed(&hosts) {
+        Ok(made) => Ok((made.certificate.into_bytes(), made.private_key)),
+        Err(error) => names.problem(error.to_string()),
+    }
 }
 
 /// A DNS name or an address, as a certificate can have it.
@@ -161,7 +147,7 @@ pub(super) fn host(at: &At<'_>) -> Read<String> {
     }
 }
 
-type Certificates = (PathBuf, Vec<u8>, Vec<CertificateDer<'static>>);
+type Certificates = (Vec<u8>, Vec<CertificateDer<'static>>);
 
 fn certificates(at: &At<'_>) -> Read<Certificates> {
     let (path, bytes) = references::file(at)?;
@@ -171,7 +157,7 @@ fn certificates(at: &At<'_>) -> Read<Certificates> {
             "{} holds no certificate in PEM; it would begin with `-----BEGIN CERTIFICATE-----`",
             path.display()
         )),
-        Ok(certificates) => Ok((path, bytes, certificates)),
+        Ok(certificates) => Ok((bytes, certificates)),
         Err(_) => at.problem(format!(
             "{} is damaged: its PEM does not parse",
             path.display()
@@ -179,11 +165,11 @@ fn certificates(at: &At<'_>) -> Read<Certificates> {
     }
 }
 
-fn key(at: &At<'_>) -> Read<(PathBuf, Secret, PrivateKeyDer<'static>)> {
+fn key(at: &At<'_>) -> Read<(Secret, PrivateKeyDer<'static>)> {
     let (path, bytes) = references::file(at)?;
     let parsed = PrivateKeyDer::from_pem_slice(&bytes);
     match (parsed, Secret::from_text(bytes)) {
-        (Ok(key), Some(pem)) => Ok((path, pem, key)),
+        (Ok(key), Some(pem)) => Ok((pem, key)),
         _ => at.problem(format!(
             "{} holds no private key in PEM, or an encrypted one; it would begin with `-----BEGIN PRIVATE KEY-----`",
             path.display()

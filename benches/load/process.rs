@@ -1,0 +1,141 @@
+//! Server processes, and what `/proc` says of them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Kernel ticks a second in `/proc/PID/stat`; fixed at 100 on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// How long deliveries may take after the load ends.
+const SETTLE_WAIT: Duration = Duration::from_secs(120);
+
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    pub certificate: PathBuf,
+    /// Set for a relay that delivers.
+    admin: Option<SocketAddr>,
+}
+
+impl Server {
+    pub fn bare(folder: &Path) -> Self {
+        Self::own(&["--bare", folder.to_str().expect("text")], folder)
+    }
+
+    pub fn target() -> Self {
+        Self::own(&["--target"], Path::new(""))
+    }
+
+    /// Without a target, deliveries are owed to an address where nobody listens.
+    pub fn relay(folder: &Path, name: &str, target: Option<SocketAddr>) -> Self {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        let config = format!(
+            "listen: {{ address: 127.0.0.1:0, tls: {{ certificate: tls.crt, private_key: tls.key }} }}\n\
+             admin: {{ address: 127.0.0.1:0 }}\n\
+             spool: {{ disk: {{ path: spool-{name} }} }}\n\
+             sources: [{{ name: suki, path: /webhooks/notification, secrets: [{{ name: current, file: secret }}] }}]\n\
+             targets: [{{ name: t, http: {{ url: 'http://{}/' }} }}]\n\
+             routes: [{{ name: all, to: [t] }}]\n",
+            target.unwrap_or(nobody)
+        );
+        let file = folder.join(format!("{name}.yaml"));
+        fs::write(&file, config).expect("writable");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_suki-relay"))
+            .args(["run", "--log-format", "json", "--config"])
+            .arg(file)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the relay starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let listening = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok())
+            .find(|line| line["message"] == "listening")
+            .expect("it listens");
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = |field: &str| listening[field].as_str().and_then(|a| a.parse().ok());
+        Self {
+            child,
+            address: address("sender").expect("an address"),
+            certificate: folder.join("tls.crt"),
+            admin: target.and(address("admin")),
+        }
+    }
+
+    fn own(arguments: &[&str], folder: &Path) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("a line");
+        let address = line.trim().parse().expect("an address");
+        Self {
+            child,
+            address,
+            certificate: folder.join("tls.crt"),
+            admin: None,
+        }
+    }
+
+    /// User and system time so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("alive");
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .expect("fields")
+            .split_whitespace()
+            .collect();
+        let ticks = |field: usize| fields[field].parse::<f64>().expect("a number");
+        (ticks(11) + ticks(12)) / TICKS_PER_SECOND
+    }
+
+    pub fn resident_mib(&self) -> f64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("alive");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<f64>()
+            .expect("a number")
+            / 1024.0
+    }
+
+    /// Until nothing is owed any more; at once for a server that owes nothing.
+    pub fn wait_until_settled(&self) {
+        let Some(admin) = self.admin else { return };
+        let deadline = Instant::now() + SETTLE_WAIT;
+        loop {
+            let mut page = String::new();
+            let mut stream = TcpStream::connect(admin).expect("the admin address answers");
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n")
+                .expect("sent");
+            stream.read_to_string(&mut page).expect("read");
+            if page.contains("suki_relay_deliveries_pending{target=\"t\"} 0\n") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "deliveries do not settle");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,203 @@
+//! The house, wired: what starts in which order, who owns which task, what stops in which order.
+//!
+//! Start: admin address (so that a long start can be watched), spool (recovered and synced before
+//! anything is answered or delivered), dispatch, listener, ready.
+//! Stop: not ready, still accepting for `drain.delay`; then the listener closes, requests in hand and
+//! attempts in flight end, until `drain.deadline`. Nothing needs saving: a stop and a crash differ only
+//! in politeness.
+
+mod metrics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::admin::{self, Admin, Probes};
+use crate::config::{Config, Drain};
+use crate::dispatch::{self, Dispatcher, WorkerPanicked};
+use crate::ingress::{self, Ingress};
+use crate::spool::{self, Spool};
+
+pub use metrics::LinesDropped;
+
+/// A relay at work. Dropping it stops it as a crash would.
+pub struct Relay {
+    sender_address: SocketAddr,
+    admin_address: SocketAddr,
+    admin: Arc<Admin>,
+    drain: Drain,
+    ingress_drain: watch::Sender<Option<Instant>>,
+    dispatch_phase: watch::Sender<dispatch::Phase>,
+    listener: JoinHandle<()>,
+    admin_task: JoinHandle<()>,
+    dispatcher: Dispatcher,
+    spool_failure: mpsc::Receiver<spool::Fatal>,
+}
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Spool(#[from] spool::OpenError),
+    #[error("reading what the spool holds: {0}")]
+    Read(#[from] spool::ReadError),
+    #[error("listening on {address}: {cause}; change `{key}`, or stop what listens there")]
+    Bind {
+        key: &'static str,
+        address: SocketAddr,
+        cause: std::io::Error,
+    },
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("opening the spool panicked; this is a defect, please report it")]
+    Panicked,
+}
+
+/// Why a relay that was at work must end.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Spool(spool::Fatal),
+    #[error(transparent)]
+    Worker(WorkerPanicked),
+}
+
+impl Relay {
+    /// Starts everything and returns once notifications are accepted.
+    pub async fn start(config: Config, lines_dropped: LinesDropped) -> Result<Self, StartError> {
+        let registry = Registry::new();
+        let refresh = metrics::register(&registry, &config, lines_dropped)?;
+        let (admin_listener, admin_address) = bind("admin.address", config.admin.address).await?;
+        let probes = Probes::default();
+        let admin = Arc::new(Admin {
+            registry: registry.clone(),
+            probes,
+            refresh,
+        });
+        let admin_task = tokio::spawn(admin::serve(admin_listener, admin.clone()));
+
+        let (spool, spool_failure) = open(config.spool, spool::Metrics::new(&registry)?).await?;
+        admin.probes.watch(spool.clone());
+        let owed: Vec<_> = spool.counts().await?.targets.into_keys().collect();
+
+        let ingress_metrics = Arc::new(ingress::Metrics::new(&registry)?);
+        ingress_metrics.prepare(&config.routing);
+        let routing = Arc::new(ArcSwap::from_pointee(config.routing));
+        let (dispatch_phase, phase) = watch::channel(dispatch::Phase::Running);
+        let dispatch_metrics = dispatch::Metrics::new(&registry)?;
+        let dispatcher = Dispatcher::start(
+            spool.clone(),
+            routing.clone(),
+            dispatch_metrics,
+            phase,
+            owed,
+        );
+
+        let tls = Arc::new(ArcSwap::new(config.listen.tls.config));
+        let ingress = Ingress::new(routing, tls, spool, config.listen.limits, ingress_metrics);
+        let (listener, sender_address) = bind("listen.address", config.listen.address).await?;
+        let (ingress_drain, draining) = watch::channel(None);
+        let listener = tokio::spawn(ingress::serve(listener, Arc::new(ingress), draining));
+
+        admin.probes.enter(admin::Phase::Serving);
+        tracing::info!(sender = %sender_address, admin = %admin_address, "listening");
+        Ok(Self {
+            sender_address,
+            admin_address,
+            admin,
+            drain: config.drain,
+            ingress_drain,
+            dispatch_phase,
+            listener,
+            admin_task,
+            dispatcher,
+            spool_failure,
+        })
+    }
+
+    pub const fn sender_address(&self) -> SocketAddr {
+        self.sender_address
+    }
+
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Waits for a failure after which the relay must end.
+    ///
+    /// Cancellation safe.
+    pub async fn failed(&mut self) -> Failure {
+        tokio::select! {
+            Some(fatal) = self.spool_failure.recv() => Failure::Spool(fatal),
+            Err(panicked) = self.dispatcher.ended() => Failure::Worker(panicked),
+        }
+    }
+
+    /// Stops politely: returns once everything in hand has ended, or `drain.deadline` has passed.
+    pub async fn drain(&mut self) {
+        let signal = Instant::now();
+        let deadline = signal + self.drain.deadline;
+        self.admin.probes.enter(admin::Phase::Draining);
+        self.dispatch_phase.send_replace(dispatch::Phase::Draining);
+        tracing::info!("draining: not ready any more, still accepting");
+        tokio::time::sleep_until(signal + self.drain.delay).await;
+        self.ingress_drain.send_replace(Some(deadline));
+        self.dispatch_phase
+            .send_replace(dispatch::Phase::Stopping { deadline });
+        let ended = async {
+            let _ = (&mut self.listener).await;
+            let _ = self.dispatcher.ended().await;
+        };
+        match tokio::time::timeout_at(deadline, ended).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => {
+                tracing::info!("the drain's deadline has passed; what is owed is in the spool");
+            }
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.admin_task.abort();
+    }
+}
+
+async fn open(
+    options: spool::Options,
+    metrics: spool::Metrics,
+) -> Result<(Spool, mpsc::Receiver<spool::Fatal>), StartError> {
+    let (sender, failure) = mpsc::channel(1);
+    let on_fatal = move |fatal: spool::Fatal| {
+        tracing::error!(%fatal, "the relay ends");
+        let _ = sender.try_send(fatal);
+    };
+    let opening = move || Spool::open(&options, metrics, on_fatal);
+    let spool = tokio::task::spawn_blocking(opening)
+        .await
+        .map_err(|_| StartError::Panicked)??;
+    Ok((spool, failure))
+}
+
+async fn bind(
+    key: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|cause| StartError::Bind {
+        key,
+        address,
+        cause,
+    })
+}

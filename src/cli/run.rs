@@ -1,0 +1,71 @@
+//! `suki-relay run`: the relay, until a signal.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{ConfigFile, Environment, Failure, check, log, runtime};
+use crate::app::{self, Relay, StartError};
+use crate::config::Config;
+
+/// How long threads that hang on a disk may hold up the end of the process.
+const THREADS_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub(super) fn run(
+    arguments: &Arguments,
+    options: &log::Options,
+    environment: Environment<'_>,
+) -> Result<(), Failure> {
+    let log = log::start(options)?;
+    let config = check::read(&arguments.file, environment)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime()?;
+    let ended = runtime.block_on(relay(config, log.lines_dropped()));
+    runtime.shutdown_timeout(THREADS_WAIT);
+    ended
+}
+
+async fn relay(config: Config, lines_dropped: app::LinesDropped) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut relay = Relay::start(config, lines_dropped)
+        .await
+        .map_err(start_failure)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        failure = relay.failed() => return Err(work_failure(failure)),
+    }
+    // A second signal cuts the politeness short: what is on disk stays there either way.
+    tokio::select! {
+        () = relay.drain() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Spool(_) | StartError::Read(_) => Failure::spool(error.into()),
+        StartError::Bind { .. } | StartError::Metrics(_) | StartError::Panicked => {
+            anyhow::Error::new(error).into()
+        }
+    }
+}
+
+fn work_failure(failure: app::Failure) -> Failure {
+    match failure {
+        app::Failure::Spool(_) => Failure::spool(failure.into()),
+        app::Failure::Worker(_) => anyhow::Error::new(failure).into(),
+    }
+}

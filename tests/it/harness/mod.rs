@@ -1,0 +1,26 @@
+//! What the tests share: a relay process, a sender, targets, and one way to wait.
+
+mod relay;
+mod sender;
+mod target;
+
+use std::time::{Duration, Instant};
+
+pub use relay::{Relay, Setup};
+pub use sender::{Answer, Sender, sign};
+pub use target::{Request, Target};
+
+/// The partner secret of every test.
+pub const SECRET: &str = "whsec-test-partner-secret-0001";
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds: the one way to wait in these tests.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,221 @@
+//! A relay process of its own, with a folder of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::{PATIENCE, SECRET, Sender};
+
+/// A folder with a config, a certificate and a secret; the spool is kept in it across relays.
+pub struct Setup {
+    folder: tempfile::TempDir,
+}
+
+/// A running relay; killed when dropped.
+pub struct Relay {
+    child: Child,
+    pub sender_address: SocketAddr,
+    pub admin_address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    certificate: PathBuf,
+}
+
+impl Setup {
+    /// `rest` is the config below `drain:`; sources are added unless it has some.
+    pub fn new(rest: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pair = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]);
+        let pair = pair.expect("a certificate");
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("writable");
+        };
+        write("tls.crt", &pair.cert.pem());
+        write("tls.key", &pair.signing_key.serialize_pem());
+        write("secret", SECRET);
+        let setup = Self { folder };
+        setup.write_config(rest);
+        setup
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn write_config(&self, rest: &str) {
+        let sources = if rest.contains("sources:") {
+            ""
+        } else {
+            SOURCES
+        };
+        let text = format!("{HEAD}{sources}{rest}");
+        std::fs::write(self.config(), text).expect("writable");
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path().join("config.yaml")
+    }
+
+    /// `suki-relay run` on this config, not yet started.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
+        command.args([
+            "run",
+            "--log-format",
+            "json",
+            "--log-level",
+            "info",
+            "--config",
+        ]);
+        command.arg(self.config()).current_dir(self.path());
+        command
+    }
+
+    /// Starts a relay and waits until it listens.
+    pub fn start(&self) -> Relay {
+        Relay::spawn(self.command(), self.path().join("tls.crt"))
+    }
+}
+
+const HEAD: &str = "
+listen:
+  address: 127.0.0.1:0
+  tls: { certificate: tls.crt, private_key: tls.key }
+admin: { address: 127.0.0.1:0 }
+spool: { disk: { path: spool } }
+drain: { delay: 0s, deadline: 5s }
+";
+
+const SOURCES: &str = "
+sources:
+  - { name: suki, path: /webhooks/notification, secrets: [{ name: current, file: secret }] }
+";
+
+impl Relay {
+    fn spawn(mut command: Command, certificate: PathBuf) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the relay starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                kept.lock().expect("not poisoned").push(line);
+            }
+        });
+        let unset = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut relay = Self {
+            child,
+            sender_address: unset,
+            admin_address: unset,
+            log,
+            certificate,
+        };
+        let listening = relay.log_line("listening");
+        let address = |field: &str| listening[field].as_str().expect("an address").parse();
+        relay.sender_address = address("sender").expect("an address");
+        relay.admin_address = address("admin").expect("an address");
+        relay
+    }
+
+    /// Waits for a log line with this message.
+    pub fn log_line(&mut self, message: &str) -> serde_json::Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self
+                .log()
+                .into_iter()
+                .find(|line| line["message"] == message);
+            if let Some(line) = found {
+                return line;
+            }
+            let ended = self.child.try_wait().expect("a child");
+            assert!(
+                ended.is_none(),
+                "the relay ended: {ended:?}\n{:?}",
+                self.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "no log line {message:?}: {:?}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn log(&self) -> Vec<serde_json::Value> {
+        let lines = self.log.lock().expect("not poisoned");
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    pub fn sender(&self) -> Sender {
+        Sender::new(self.sender_address, &self.certificate)
+    }
+
+    /// A page of the admin address: status and text.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        super::sender::get(self.admin_address, path).await
+    }
+
+    /// One sample of `/metrics`, by its name and labels as written there; zero if it is not there.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let (_, page) = self.admin("/metrics").await;
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.ended().await
+    }
+
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the relay does not end: {:?}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

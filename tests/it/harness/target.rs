@@ -1,0 +1,96 @@
+//! A target: an HTTP server that keeps what it was sent.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// What it was answered.
+    pub status: u16,
+}
+
+pub struct Target {
+    pub address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Target {
+    /// Answers the *n*-th request, from 0, with `status(n)`.
+    pub async fn start(status: impl Fn(usize) -> u16 + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let (kept, status) = (requests.clone(), Arc::new(status));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (kept, status) = (kept.clone(), status.clone());
+                let service = service_fn(move |request| {
+                    let (kept, status) = (kept.clone(), status.clone());
+                    async move { Ok::<_, Infallible>(keep(request, &kept, &*status).await) }
+                });
+                let stream = TokioIo::new(stream);
+                tokio::spawn(http1::Builder::new().serve_connection(stream, service));
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// Takes everything.
+    pub async fn accepting() -> Self {
+        Self::start(|_| 200).await
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/in", self.address)
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().expect("not poisoned").clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.requests.lock().expect("not poisoned").len()
+    }
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "bounded by Limited")]
+async fn keep(
+    request: hyper::Request<Incoming>,
+    kept: &Mutex<Vec<Request>>,
+    status: &(dyn Fn(usize) -> u16 + Send + Sync),
+) -> Response<Empty<Bytes>> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, 16 << 20).collect().await;
+    let mut answer = Response::new(Empty::new());
+    let Ok(body) = body else { return answer };
+    let mut kept = kept.lock().expect("not poisoned");
+    let status = status(kept.len());
+    kept.push(Request {
+        headers: head.headers,
+        body: body.to_bytes(),
+        status,
+    });
+    *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
+    answer
+}

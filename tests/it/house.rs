@@ -1,0 +1,161 @@
+//! The house itself: who may import whom, and what must not come in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Rooms by floor, from the ground up; a room may import those below its own floor.
+const FLOORS: [&[&str]; 10] = [
+    &["clock", "name", "secret"],
+    &["retry", "schema", "verify"],
+    &["notification"],
+    &["spool", "target"],
+    &["routing"],
+    &["admin", "dispatch", "ingress"],
+    &["config"],
+    &["app"],
+    &["cli"],
+    &["main"],
+];
+
+#[test]
+fn no_room_imports_one_beside_or_above_it() {
+    let mut files_read = 0;
+    for file in rust_files(&root().join("src")) {
+        let room = room_of(&file);
+        if room == "lib" {
+            continue;
+        }
+        files_read += 1;
+        let text = fs::read_to_string(&file).expect("readable");
+        for imported in imports(&text) {
+            let allowed = imported == room || floor_of(&imported) < floor_of(&room);
+            assert!(
+                allowed,
+                "{}: `{room}` must not import `{imported}`",
+                file.display()
+            );
+        }
+    }
+    assert!(files_read > 20, "only {files_read} files found");
+}
+
+#[test]
+fn every_file_keeps_its_wall() {
+    for file in rust_files(&root().join("src")) {
+        let text = fs::read_to_string(&file).expect("readable");
+        let lines = text
+            .lines()
+            .take_while(|line| *line != "#[cfg(test)]")
+            .count();
+        assert!(
+            lines <= 400,
+            "{}: {lines} lines; the wall is 400",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn every_test_named_by_an_invariant_exists() {
+    let map = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
+    let sources: String = [root().join("src"), root().join("tests")]
+        .iter()
+        .flat_map(|folder| rust_files(folder))
+        .map(|file| fs::read_to_string(file).expect("readable"))
+        .collect();
+    let mut named = 0;
+    for word in map
+        .lines()
+        .filter(|line| line.contains("held by"))
+        .flat_map(|line| line.split('`'))
+    {
+        let Some(test) = word.strip_prefix("test:") else {
+            continue;
+        };
+        named += 1;
+        assert!(sources.contains(&format!("fn {test}(")), "no test `{test}`");
+    }
+    assert!(named >= 8, "only {named} tests are named");
+}
+
+#[test]
+fn ring_is_not_in_the_house() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal,build,dev",
+            "--prefix",
+            "none",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    let tree = String::from_utf8(output.stdout).expect("text");
+    assert!(
+        tree.contains("aws-lc-rs v"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        !tree.lines().any(|line| line.starts_with("ring v")),
+        "ring came in"
+    );
+}
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn room_of(file: &Path) -> String {
+    let relative = file.strip_prefix(root().join("src")).expect("under src");
+    let first = relative.components().next().expect("a part").as_os_str();
+    Path::new(first)
+        .file_stem()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Every `crate::room` and `suki_relay::room` in the code, and every room of a `use crate::{…}`.
+fn imports(text: &str) -> Vec<String> {
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    assert!(
+        !code.contains("use crate::{"),
+        "write one `use crate::room` a line, for this test's sake"
+    );
+    ["crate::", "suki_relay::"]
+        .iter()
+        .flat_map(|prefix| code.split(prefix).skip(1))
+        .map(|rest| {
+            rest.chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        })
+        .filter(|room: &String| FLOORS.iter().any(|floor| floor.contains(&room.as_str())))
+        .collect()
+}
+
+fn floor_of(room: &str) -> usize {
+    let floor = FLOORS.iter().position(|floor| floor.contains(&room));
+    floor.unwrap_or_else(|| panic!("`{room}` has no floor; add it to FLOORS and to lib.rs"))
+}

@@ -1,0 +1,7 @@
+//! The relay from outside: the real binary, real sockets, real files, real kills.
+
+mod harness;
+
+mod house;
+mod restart;
+mod whole;
