@@ -39,19 +39,14 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
             "it is a socket, pipe or device; name a file",
         ));
     }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(too_large());
-    }
     let mut bytes = Vec::new();
     File::open(path)?
         .take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(too_large()); // it grew
+        return Err(io::Error::other(
+            "it is larger than 1 MiB; name the right file",
+        ));
     }
     Ok(bytes)
-}
-
-fn too_large() -> io::Error {
-    io::Error::other("it is larger than 1 MiB; name the right file")
 }

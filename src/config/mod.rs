@@ -9,7 +9,7 @@
 //!   (`tree.rs`). Nothing but regular files is opened.
 //! * Only keys that this binary acts on are known.
 //! * Relative paths begin at the config file's folder.
-//! * No message holds what a file, a variable or a `${…}` brought in.
+//! * No message holds what a file, a variable or a `${…}` brought in, but for names.
 
 mod block;
 mod build;

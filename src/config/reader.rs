@@ -48,7 +48,7 @@ pub(super) struct Text {
     pub value: String,
     /// As it stands in the file: what a message may quote.
     pub written: String,
-    /// Where the text begins, if it stands in the file letter for letter.
+    /// Where what is written begins, if it stands in the file letter for letter.
     pub verbatim: Option<Place>,
 }
 
@@ -100,16 +100,10 @@ impl<'a> At<'a> {
     }
 
     /// Passes a value on the first time it is seen; names and paths must differ.
-    pub fn once<T: Ord + Clone + Display>(
-        &self,
-        seen: &mut BTreeMap<T, Place>,
-        value: T,
-    ) -> Read<T> {
+    pub fn once<T: Ord + Clone>(&self, seen: &mut BTreeMap<T, Place>, value: T) -> Read<T> {
         if let Some(first) = seen.get(&value) {
-            let what = format!(
-                "`{value}` is used before, at {}:{}; give each its own",
-                first.line, first.column
-            );
+            let Place { line, column } = first;
+            let what = format!("used before, at {line}:{column}; give each its own");
             return self.problem(what);
         }
         seen.insert(value.clone(), self.place());
@@ -176,7 +170,7 @@ impl<'a> At<'a> {
                 self.problem("empty; write a value, or remove the key")
             }
             Ok(value) => Ok(Text {
-                verbatim: scalar.verbatim.filter(|_| value == scalar.text),
+                verbatim: scalar.verbatim,
                 written: scalar.text.clone(),
                 value,
             }),

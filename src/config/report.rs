@@ -1,7 +1,7 @@
 //! What is wrong with a config: every problem, each with its place.
 //!
-//! A problem may quote names and what the file says in plain sight, never what a `${…}`, a file or a
-//! variable brought in: that may be a secret.
+//! A problem may quote what the file says in plain sight, never what a `${…}`, a file or a variable
+//! brought in: that may be a secret. Names, of things and of files, are none.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::reader::{At, Read, Text, suggest};
 use super::tree::Place;
 use crate::name::Name;
-use crate::routing::{Expression, Route};
+use crate::routing::{Expression, ExpressionError, Route};
 
 const KEYS: &[&str] = &["name", "when", "to"];
 const ROUTES_MAX: usize = 1024;
@@ -77,12 +77,21 @@ fn expression(at: &At<'_>) -> Read<Expression> {
         Ok(expression) => return Ok(expression),
         Err(error) => error,
     };
-    let problem = in_short(&error.problem);
-    match place_in_file(&text, error.line, error.column) {
+    let ExpressionError {
+        line,
+        column,
+        problem,
+    } = &error;
+    if text.written != text.value {
+        return at.problem(format!(
+            "not a CEL expression once `${{…}}` is filled in, at its line {line}, column {column}"
+        ));
+    }
+    let problem = in_short(problem);
+    match place_in_file(&text, *line, *column) {
         Some(place) => at.problem_at(place, format!("not a CEL expression: {problem}")),
         None => at.problem(format!(
-            "not a CEL expression, at its line {}, column {}: {problem}",
-            error.line, error.column
+            "not a CEL expression, at its line {line}, column {column}: {problem}"
         )),
     }
 }

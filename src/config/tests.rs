@@ -221,6 +221,35 @@ fn files_are_found_from_the_folder_of_the_config_and_listed_there_or_not() {
 }
 
 #[test]
+fn a_status_that_means_delivered_is_no_reason_to_give_up() {
+    let (_, text) = examples("valid")
+        .into_iter()
+        .find(|(path, _)| path.ends_with("delivered-beats-default.yaml"))
+        .expect("the example");
+    let config = parse(&text, &Disk::new()).unwrap_or_else(|problems| panic!("{problems}"));
+    let policy = &config.routing.targets().next().expect("a target").policy;
+    assert_eq!(policy.delivered_on, [400, 409].into());
+    assert_eq!(policy.give_up_on, [405, 410, 413, 415, 422].into());
+}
+
+#[test]
+fn values_of_headers_are_sensitive() {
+    let node = tree::parse("{ url: 'http://127.0.0.1/', headers: { x-a: b } }").expect("YAML");
+    let report = Report::default();
+    let around = Surroundings {
+        report: &report,
+        env: &env,
+        files: &Files {
+            folder: PathBuf::new(),
+            read: &|_| Err(ErrorKind::NotFound.into()),
+        },
+    };
+    let http = outbound::read(&At::root(&node, around)).expect("a target");
+    assert!(http.headers.iter().all(|(_, value)| value.is_sensitive()));
+    assert_eq!(http.headers.len(), 1);
+}
+
+#[test]
 fn what_is_doubtful_is_a_warning() {
     let text = "
 listen: { tls: { self_signed: [localhost] } }
