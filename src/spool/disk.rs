@@ -118,16 +118,8 @@ impl Disk {
             .map(|_| folder.connect(Role::Reader, limits))
             .collect::<Result<Vec<_>, _>>()?;
         let checkpointer = folder.connect(Role::Checkpointer, limits)?;
-        let shared = Arc::new(Shared {
-            queue: Queue::default(),
-            wakes: Arc::default(),
-            pulse: Pulse::new(),
-            bell: Bell::default(),
-            alarm: Alarm::new(on_fatal),
-            metrics,
-        });
         let mut disk = Self {
-            shared: Arc::clone(&shared),
+            shared: Arc::new(Shared::new(metrics, on_fatal)),
             readers: Arc::new(Readers::new(readers)),
             threads: Vec::new(),
             folder,
@@ -235,6 +227,19 @@ impl Drop for Disk {
         for thread in self.threads.drain(..) {
             // Its panic, if it had one, has been told by the alarm.
             let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn new(metrics: Metrics, on_fatal: impl FnOnce(Fatal) + Send + 'static) -> Self {
+        Self {
+            queue: Queue::default(),
+            wakes: Arc::default(),
+            pulse: Pulse::new(),
+            bell: Bell::default(),
+            alarm: Alarm::new(on_fatal),
+            metrics,
         }
     }
 }

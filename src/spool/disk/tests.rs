@@ -41,14 +41,22 @@ fn house_of(capacity_bytes: u64) -> House {
 }
 
 fn open(path: &Path, capacity_bytes: u64) -> Result<(Spool, Metrics), OpenError> {
-    let metrics = Metrics::new(&Registry::new()).expect("new names");
-    let options = Options {
+    open_with(&options(path, capacity_bytes))
+}
+
+/// Keeps what is delivered for so long that [`NOW`] is never past it.
+fn options(path: &Path, capacity_bytes: u64) -> Options {
+    Options {
         path: path.to_owned(),
         capacity_bytes,
-        keep_delivered: Duration::from_hours(72),
-    };
+        keep_delivered: Duration::from_hours(1_000_000),
+    }
+}
+
+fn open_with(options: &Options) -> Result<(Spool, Metrics), OpenError> {
+    let metrics = Metrics::new(&Registry::new()).expect("new names");
     let on_fatal = |fatal| panic!("{fatal}");
-    Ok((Spool::open(&options, metrics.clone(), on_fatal)?, metrics))
+    Ok((Spool::open(options, metrics.clone(), on_fatal)?, metrics))
 }
 
 /// What a power cut or a kill leaves: the files as they are, without their process.
@@ -337,7 +345,9 @@ async fn a_full_spool_refuses_knows_duplicates_and_heals() {
     spool.accept(first()).await.expect("room");
     let kept = fill(&spool, "a").await;
     assert!(kept > 10, "{kept}");
-    assert!(metrics.bytes.get() <= i64::try_from(SMALL).expect("small"));
+    // Whole pages are logged for a row: over by less than one commit's worth of them.
+    let used = u64::try_from(metrics.bytes.get()).expect("positive");
+    assert!(used < SMALL + 100_000, "{used}");
     let again = spool.accept(first()).await;
     assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)));
 
@@ -354,8 +364,12 @@ async fn a_full_spool_refuses_knows_duplicates_and_heals() {
 #[tokio::test]
 async fn what_is_settled_and_past_its_time_goes_with_its_mark() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
-    // Received in 2025 and settled in 2025: long past 72 hours.
+    let options = Options {
+        keep_delivered: Duration::from_hours(72),
+        ..options(folder.path(), CAPACITY)
+    };
+    let (spool, metrics) = open_with(&options).expect("opens");
+    // Settled in 2025.
     spool.accept(submission("a", &["ehr"])).await.expect("room");
     let dead = submission("b", &["ehr"]);
     spool.accept(dead).await.expect("room");
@@ -417,12 +431,7 @@ async fn a_dropped_wait_takes_nothing_back() {
 #[tokio::test]
 async fn the_log_stays_short_beneath_readers() {
     let House { spool, folder, .. } = house_of(CAPACITY);
-    let max = Limits::of(&Options {
-        path: folder.path().into(),
-        capacity_bytes: CAPACITY,
-        keep_delivered: Duration::ZERO,
-    })
-    .wal_bytes_max;
+    let max = Limits::of(&options(folder.path(), CAPACITY)).wal_bytes_max;
     let reading = {
         let spool = spool.clone();
         tokio::spawn(async move {
@@ -444,6 +453,75 @@ async fn the_log_stays_short_beneath_readers() {
         longest = longest.max(fs::metadata(&log).expect("is there").len());
     }
     reading.abort();
-    assert!(written > 3 * max);
-    assert!(longest < 2 * max, "{longest} of {max}");
+    assert!(written > 4 * max);
+    // Not to the byte: a restart that meets a reader is put off for a moment.
+    assert!(longest < 3 * max, "{longest} of {max}");
+}
+
+#[tokio::test]
+async fn a_panic_of_a_thread_is_told_once_and_ends_the_spool() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let metrics = Metrics::new(&Registry::new()).expect("new names");
+    let (told, fatal) = oneshot::channel();
+    let mut disk = Disk::open(&options(folder.path(), CAPACITY), metrics, |fatal| {
+        told.send(fatal).expect("waited for");
+    })
+    .expect("opens");
+    for _ in 0..2 {
+        disk.start("spool-test", |_| panic!("quotes a body"))
+            .expect("starts");
+    }
+    let fatal = fatal.await.expect("told");
+    assert!(!fatal.to_string().contains("quotes"), "{fatal}");
+    assert!(!disk.is_open());
+    let refused = disk.accept(submission("a", &["ehr"])).await;
+    assert_eq!(refused, Err(AcceptError::Failed));
+}
+
+/// A writer with no thread of its own, on a database that may not grow by a page.
+#[tokio::test]
+async fn a_full_disk_refuses_keeps_settlements_and_heals() {
+    let House { spool, folder, .. } = house();
+    for body in ["first", "second"] {
+        let kept = spool.accept(submission(body, &["ehr"])).await;
+        kept.expect("room");
+    }
+    let key = due(&spool, "ehr").await.remove(0).key;
+    drop(spool);
+
+    let limits = Limits::of(&options(folder.path(), CAPACITY));
+    let folder = Folder::open(folder.path()).expect("opens");
+    let connection = folder.connect(Role::Writer, limits).expect("opens");
+    let shared = Shared::new(
+        Metrics::new(&Registry::new()).expect("new names"),
+        |fatal| panic!("{fatal}"),
+    );
+    let mut writer = Writer::new(&connection, &shared, limits).expect("opens");
+    let pages = |count: i64| {
+        connection
+            .pragma_update(None, "max_page_count", count)
+            .expect("is set");
+    };
+    let mut batch = queue::Batch::default();
+    let big = || submission("x".repeat(100_000), &["audit"]);
+
+    pages(1); // SQLite takes the present size
+    let new = shared.queue.accept(big()).expect("room in the queue");
+    let again = shared.queue.accept(submission("second", &["ehr"]));
+    let again = again.expect("room in the queue");
+    let mut settled = shared.queue.settle(settlement(&key, Settled::Delivered));
+    shared.queue.take(&mut batch, std::time::Instant::now());
+    writer.write(&mut batch).expect("no failed sync");
+    assert_eq!(new.await, Ok(Err(AcceptError::Full)));
+    assert_eq!(again.await, Ok(Ok(Kept::Before(Verdict::Accepted))));
+    assert!(settled.try_recv().is_err());
+    assert_eq!(batch.settlements.len(), 1);
+
+    pages(1_000_000);
+    let new = shared.queue.accept(big()).expect("room in the queue");
+    shared.queue.take(&mut batch, std::time::Instant::now());
+    writer.write(&mut batch).expect("no failed sync");
+    assert_eq!(new.await, Ok(Ok(Kept::Now)));
+    assert_eq!(settled.await, Ok(()));
+    assert_eq!(shared.metrics.target(&name("audit")).pending.get(), 1);
 }

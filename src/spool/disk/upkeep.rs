@@ -22,6 +22,9 @@ const DROP_PAUSE: Duration = Duration::from_millis(100);
 /// How long a restart of the WAL may wait for readers, with everybody behind it.
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long a restart that met a reader is put off.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
 /// The header of a frame in the WAL (SQLite, "WAL-mode File Format", 1.2).
 const FRAME_HEADER_BYTES: u64 = 24;
 
@@ -120,7 +123,7 @@ impl Writer<'_> {
         match self.restart_wal() {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.restart_after = now + TICK;
+                self.restart_after = now + RESTART_PAUSE;
                 self.bad_checkpoint(&error)
             }
         }

@@ -79,7 +79,7 @@ impl<'c> Writer<'c> {
     }
 
     /// One commit, and its answers.
-    fn write(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
+    pub(super) fn write(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
         let first_seq = self.next_seq;
         let began = Instant::now();
         self.shared.pulse.begin();
@@ -233,12 +233,12 @@ impl<'c> Writer<'c> {
     }
 }
 
-/// Bytes that a submission may take.
+/// Bytes that a submission takes until the log is copied: in the log, and in the pages it grows.
 fn cost(submission: &Submission) -> u64 {
     let notification = &submission.notification;
     let text = notification.generated_at.len()
         + notification.signature.len()
         + notification.content_type.as_ref().map_or(0, String::len);
     let bytes = (notification.body.len() + text) as u64;
-    bytes + ROW_BYTES + DELIVERY_BYTES * submission.targets.len() as u64
+    2 * (bytes + ROW_BYTES + DELIVERY_BYTES * submission.targets.len() as u64)
 }
