@@ -224,9 +224,13 @@ impl Drop for Disk {
     fn drop(&mut self) {
         self.shared.queue.close();
         self.shared.bell.end();
+        let here = thread::current().id();
         for thread in self.threads.drain(..) {
-            // Its panic, if it had one, has been told by the alarm.
-            let _ = thread.join();
+            // `on_fatal` may let go of the last handle, on one of these threads.
+            if thread.thread().id() != here {
+                // Its panic, if it had one, has been told by the alarm.
+                let _ = thread.join();
+            }
         }
     }
 }
