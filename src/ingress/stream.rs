@@ -29,9 +29,16 @@ const SCRATCH_BYTES: usize = 8 * 1024;
 pub struct Stream {
     tls: TlsStream<TcpStream>,
     progress: Arc<Progress>,
-    head: Option<Timer>,
+    head: Option<Head>,
     stall: Timer,
     goodbye: Goodbye,
+}
+
+/// The time that one request's head has.
+struct Head {
+    timer: Timer,
+    /// Heads that were complete when it began to come. A request can begin and end between two reads.
+    complete_before: u64,
 }
 
 enum Goodbye {
@@ -58,7 +65,10 @@ impl Stream {
         Self {
             tls,
             progress,
-            head: header_timeout.map(Timer::new),
+            head: header_timeout.map(|limit| Head {
+                timer: Timer::new(limit),
+                complete_before: 0,
+            }),
             stall: Timer::new(stall_timeout),
             goodbye: Goodbye::NotYet,
         }
@@ -105,15 +115,18 @@ impl AsyncRead for Stream {
         let Some(head) = &mut me.head else {
             return Pin::new(&mut me.tls).poll_read(cx, buffer);
         };
-        if !me.progress.is_idle() {
-            head.stop();
-        } else if head.poll_passed(cx).is_ready() {
+        let complete = me.progress.begun();
+        if complete != head.complete_before {
+            head.timer.stop();
+        }
+        if head.timer.poll_passed(cx).is_ready() {
             return Poll::Ready(Err(ErrorKind::TimedOut.into()));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut me.tls).poll_read(cx, buffer))?;
         if buffer.filled().len() > before && me.progress.is_idle() {
-            head.start();
+            head.complete_before = complete;
+            head.timer.start();
         }
         Poll::Ready(Ok(()))
     }

@@ -223,3 +223,109 @@ fn versions(min: Version) -> &'static [&'static SupportedProtocolVersion] {
         Version::Tls13 => FROM_13,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: &[u8] = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+    fn options() -> Options {
+        let made = self_signed(&["localhost".into(), "127.0.0.1".into()]).expect("made");
+        Options {
+            certificate: made.certificate.into_bytes(),
+            private_key: made.private_key,
+            client_ca: None,
+            version_min: Version::Tls12,
+        }
+    }
+
+    fn key(text: &str) -> Secret {
+        Secret::from_text(text.into()).expect("not empty")
+    }
+
+    #[test]
+    fn a_pair_of_our_own_serves_and_says_when_it_ends() {
+        let identity = server_config(&options()).expect("serves");
+        assert!(identity.not_after > Timestamp::now());
+        assert_eq!(identity.config.alpn_protocols, [ALPN_HTTP2, ALPN_HTTP1]);
+        assert_eq!(identity.config.max_early_data_size, 0);
+    }
+
+    #[test]
+    fn each_part_that_is_wrong_is_named() {
+        let good = options();
+        let with_certificate = |text: &[u8]| Options {
+            certificate: text.to_vec(),
+            ..good.clone()
+        };
+        let with_key = |text: &str| Options {
+            private_key: key(text),
+            ..good.clone()
+        };
+        let with_ca = |text: &[u8]| Options {
+            client_ca: Some(text.to_vec()),
+            ..good.clone()
+        };
+        let of_another = Options {
+            private_key: options().private_key,
+            ..good.clone()
+        };
+        let cases = [
+            (
+                with_certificate(b""),
+                Error::NoCertificate,
+                Part::Certificate,
+            ),
+            (
+                with_certificate(good.private_key.expose()),
+                Error::NoCertificate,
+                Part::Certificate,
+            ),
+            (
+                with_certificate(BAD),
+                Error::BadCertificate,
+                Part::Certificate,
+            ),
+            (with_key("nothing"), Error::NoKey, Part::PrivateKey),
+            (
+                with_key(
+                    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                ),
+                Error::EncryptedKey,
+                Part::PrivateKey,
+            ),
+            (
+                with_key(
+                    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+                ),
+                Error::EncryptedKey,
+                Part::PrivateKey,
+            ),
+            (
+                with_key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+                Error::BadKey,
+                Part::PrivateKey,
+            ),
+            (of_another, Error::Mismatch, Part::PrivateKey),
+            (with_ca(b""), Error::NoClientCa, Part::ClientCa),
+            (with_ca(BAD), Error::BadClientCa, Part::ClientCa),
+        ];
+        for (options, expected, part) in cases {
+            let error = server_config(&options).expect_err("refused");
+            assert_eq!(error, expected);
+            assert_eq!(error.part(), part);
+        }
+    }
+
+    #[test]
+    fn a_client_authority_is_taken() {
+        let ca = options().certificate;
+        let demanding = Options {
+            client_ca: Some(ca),
+            version_min: Version::Tls13,
+            ..options()
+        };
+        assert!(server_config(&demanding).is_ok());
+    }
+}
