@@ -123,4 +123,4 @@ impl Dispatcher {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -102,3 +102,6 @@ impl Target {
             })
     }
 }
+
+#[cfg(test)]
+mod tests;
