@@ -161,10 +161,6 @@ fn the_shipped_config_shows_the_defaults() {
     let shipped = parse(&shipped(), &disk).expect("config.yaml");
     let minimal = parse(&minimal(), &disk).expect("minimal.yaml");
     assert_eq!(shipped.listen.limits, minimal.listen.limits);
-    assert_eq!(
-        shipped.listen.tls.min_version,
-        minimal.listen.tls.min_version
-    );
     assert_eq!(shipped.drain, minimal.drain);
     assert_eq!(shipped.spool.capacity_bytes, minimal.spool.capacity_bytes);
     assert_eq!(shipped.spool.keep_delivered, minimal.spool.keep_delivered);

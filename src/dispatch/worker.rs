@@ -141,7 +141,7 @@ impl TargetWorker {
         let Some(page) = self.read(limit).await else {
             return;
         };
-        self.more = page.deliveries.len() >= limit;
+        self.more = page.more;
         self.window.refill(page.deliveries);
     }
 

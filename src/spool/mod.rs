@@ -118,6 +118,8 @@ pub struct Due {
 pub struct DuePage {
     /// In order of due time, then acceptance.
     pub deliveries: Vec<Due>,
+    /// The page ended before what is due did: at its limit, or at its bytes.
+    pub more: bool,
     /// When the next delivery that is not yet due comes due, if there is one.
     pub next_due_at: Option<Timestamp>,
 }

@@ -88,8 +88,8 @@ impl Reader {
              WHERE d.state = 0 AND d.target = ?1 AND d.due_at <= ?2
              ORDER BY d.due_at, d.seq LIMIT ?3",
         )?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut rows = find.query([id, now.as_millis(), limit])?;
+        let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows = find.query([id, now.as_millis(), rows_max])?;
         let mut bodies_bytes = 0;
         while bodies_bytes < PAGE_BODIES_BYTES_MAX
             && let Some(row) = rows.next()?
@@ -106,6 +106,7 @@ impl Reader {
                 due_at: Timestamp::from_millis(row.get(2)?),
             });
         }
+        page.more = page.deliveries.len() >= limit || bodies_bytes >= PAGE_BODIES_BYTES_MAX;
         let mut next = connection.prepare_cached(
             "SELECT min(due_at) FROM delivery INDEXED BY due
              WHERE state = 0 AND target = ?1 AND due_at > ?2",
