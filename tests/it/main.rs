@@ -3,5 +3,6 @@
 mod harness;
 
 mod house;
+mod readme;
 mod restart;
 mod whole;
