@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use prometheus::Registry;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -18,12 +21,14 @@ use tokio::time::Instant;
 use super::{Dispatcher, Metrics, Phase};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::{Id, Record};
+use crate::notification::{Id, Notification, Record};
 use crate::retry;
 use crate::routing::Routing;
-use crate::spool::{DeliveryKey, Due, Settled, Settlement, Spool};
+use crate::secret::Secret;
+use crate::spool::{self, DeliveryKey, Due, Kept, Spool, Submission, TargetCounts, Verdict};
 use crate::target::http::{Options, Tls};
 use crate::target::{Breaker, Policy, Target};
+use crate::verify::{self, Keyring, Signed};
 
 pub fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -72,26 +77,28 @@ pub fn due(sequence: i64, received_at: Timestamp) -> Due {
     }
 }
 
-/// A dispatcher over real sockets and a spool, for the targets given.
+/// A dispatcher over real sockets and a spool on disk, for the targets given.
 struct Rig {
     spool: Spool,
     routing: Arc<ArcSwap<Routing>>,
     dispatcher: Dispatcher,
     phase: watch::Sender<Phase>,
     registry: Registry,
+    _folder: TempDir,
 }
 
 impl Rig {
-    fn start(targets: Vec<Target>, dues: Vec<Due>) -> Self {
-        let spool = Spool::default();
-        let owed: BTreeSet<Name> = dues.iter().map(|due| due.key.target.clone()).collect();
-        for due in dues {
-            spool.owe(due);
+    /// So many notifications are in the spool from the start, each owed to all that are `owed_to`.
+    async fn start(targets: Vec<Target>, notifications: usize, owed_to: &[&str]) -> Self {
+        let (spool, folder) = spool();
+        for n in 0..notifications {
+            owe(&spool, &format!("backlog {n}"), owed_to).await;
         }
         let routing = Arc::new(ArcSwap::from_pointee(routing(targets)));
         let (phase, watched) = watch::channel(Phase::Running);
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
+        let owed = owed_to.iter().copied().map(name);
         let dispatcher = Dispatcher::start(spool.clone(), routing.clone(), metrics, watched, owed);
         Self {
             spool,
@@ -99,6 +106,7 @@ impl Rig {
             dispatcher,
             phase,
             registry,
+            _folder: folder,
         }
     }
 
@@ -107,14 +115,17 @@ impl Rig {
         self.dispatcher.reconcile();
     }
 
-    fn delivered(&self, target: &str) -> Vec<i64> {
-        let of = |s: &Settlement| s.result == Settled::Delivered && s.key.target == name(target);
-        let settlements = self.spool.settlements();
-        settlements
-            .iter()
-            .filter(|s| of(s))
-            .map(|s| s.key.sequence)
-            .collect()
+    async fn counts(&self, target: &str) -> TargetCounts {
+        let counts = self.spool.counts().await.unwrap();
+        counts
+            .targets
+            .get(&name(target))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    async fn delivered(&self, target: &str) -> i64 {
+        self.counts(target).await.delivered
     }
 
     fn shown(&self, series: &str) -> f64 {
@@ -130,9 +141,45 @@ fn routing(targets: Vec<Target>) -> Routing {
     Routing::new(vec![], vec![], targets.into_iter().map(Arc::new).collect())
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+fn spool() -> (Spool, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let options = spool::Options {
+        path: folder.path().to_owned(),
+        capacity_bytes: 64 * 1024 * 1024,
+        keep_delivered: Duration::from_hours(72),
+    };
+    let metrics = spool::Metrics::new(&Registry::new()).unwrap();
+    let spool = Spool::open(&options, metrics, |fatal| panic!("{fatal}")).unwrap();
+    (spool, folder)
+}
+
+async fn owe(spool: &Spool, body: &str, targets: &[&str]) {
+    let submission = Submission {
+        notification: notification(body),
+        verdict: Verdict::Accepted,
+        targets: targets.iter().copied().map(name).collect(),
+        quarantine: None,
+    };
+    assert_eq!(spool.accept(submission).await, Ok(Kept::Now));
+}
+
+fn notification(body: &str) -> Notification {
+    let secret = Secret::from_text(b"a secret for these tests".to_vec()).unwrap();
+    let now = Timestamp::now();
+    let generated_at = now.as_millis().to_string();
+    let signed = Signed {
+        signature: verify::signature(&secret, &generated_at, body.as_bytes()),
+        generated_at,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    };
+    let keyring = Keyring::new([(name("current"), &secret)]);
+    let verified = keyring.verify(signed).unwrap();
+    Notification::new(verified, name("suki"), now, None)
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
-        while !holds() {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -140,38 +187,50 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     assert!(in_time.is_ok(), "never came true: {what}");
 }
 
-/// A server that answers 200 once its gate has a permit for it, and knows how many waited at once.
+/// A server that answers 200 once its gate has a permit for it.
+#[derive(Clone)]
 struct Server {
     url: String,
     gate: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    /// How many waited at once.
     most: Arc<AtomicUsize>,
+    /// The ids of all that came, in order.
+    received: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    async fn answer<B>(self, request: http::Request<B>) -> http::Response<Empty<Bytes>> {
+        let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
+        self.received.lock().unwrap().push(id);
+        self.most
+            .fetch_max(self.waiting.fetch_add(1, SeqCst) + 1, SeqCst);
+        self.gate.acquire().await.unwrap().forget();
+        self.waiting.fetch_sub(1, SeqCst);
+        http::Response::new(Empty::new())
+    }
+
+    fn received(&self) -> Vec<String> {
+        self.received.lock().unwrap().clone()
+    }
 }
 
 async fn server(permits: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let gate = Arc::new(Semaphore::new(permits));
-    let (waiting, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let server = Server {
-        url,
-        gate: gate.clone(),
-        waiting: waiting.clone(),
-        most: most.clone(),
+        url: format!("http://{}/", listener.local_addr().unwrap()),
+        gate: Arc::new(Semaphore::new(permits)),
+        waiting: Arc::default(),
+        most: Arc::default(),
+        received: Arc::default(),
     };
+    let serving = server.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (gate, waiting, most) = (gate.clone(), waiting.clone(), most.clone());
-            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let (gate, waiting, most) = (gate.clone(), waiting.clone(), most.clone());
-                async move {
-                    drop(request);
-                    most.fetch_max(waiting.fetch_add(1, SeqCst) + 1, SeqCst);
-                    gate.acquire().await.unwrap().forget();
-                    waiting.fetch_sub(1, SeqCst);
-                    let empty = http_body_util::Empty::<Bytes>::new();
-                    Ok::<_, Infallible>(http::Response::new(empty))
-                }
+            let server = serving.clone();
+            let service = service_fn(move |request| {
+                let answer = server.clone().answer::<Incoming>(request);
+                async { Ok::<_, Infallible>(answer.await) }
             });
             let connection = hyper::server::conn::http1::Builder::new();
             tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
@@ -197,11 +256,7 @@ fn target(of: &str, url: &str, in_flight_max: usize) -> Target {
     Target::http(name(of), policy, options).unwrap()
 }
 
-fn owed(sequence: i64, target: &str) -> Due {
-    let mut due = due(sequence, Timestamp::now());
-    due.key.target = name(target);
-    due
-}
+const REFUSED: &str = "suki_relay_attempts_total{outcome=\"connect\",target=\"ehr\"}";
 
 /// An address where nothing listens.
 async fn nowhere() -> String {
@@ -217,80 +272,88 @@ async fn a_dead_and_a_silent_target_do_not_hold_back_another() {
         target("dead", &nowhere().await, 4),
         target("silent", &silent.url, 4),
     ];
-    let dues = (1..=50).flat_map(|n| ["good", "dead", "silent"].map(|t| owed(n, t)));
-    let rig = Rig::start(targets, dues.collect());
-    eventually("all arrive", || rig.delivered("good").len() == 50).await;
-    eventually("breaker opens", || {
+    let rig = Rig::start(targets, 50, &["good", "dead", "silent"]).await;
+    eventually("all arrive", async || rig.delivered("good").await == 50).await;
+    eventually("breaker opens", async || {
         rig.shown("suki_relay_target_breaker_open{target=\"dead\"}") > 0.5
     })
     .await;
-    assert!(rig.delivered("silent").is_empty() && rig.delivered("dead").is_empty());
+    assert_eq!(rig.counts("silent").await.pending, 50);
+    assert_eq!(rig.counts("dead").await.pending, 50);
 }
 
 #[tokio::test]
 async fn attempts_in_flight_never_exceed_the_maximum() {
     let server = server(0).await;
-    let rig = Rig::start(
-        vec![target("ehr", &server.url, 3)],
-        (1..=40).map(|n| owed(n, "ehr")).collect(),
-    );
-    eventually("slots are full", || server.waiting.load(SeqCst) == 3).await;
+    let rig = Rig::start(vec![target("ehr", &server.url, 3)], 40, &["ehr"]).await;
+    eventually("slots are full", async || server.waiting.load(SeqCst) == 3).await;
     server.gate.add_permits(40);
-    eventually("all arrive", || rig.delivered("ehr").len() == 40).await;
+    eventually("all arrive", async || rig.delivered("ehr").await == 40).await;
     assert_eq!(server.most.load(SeqCst), 3);
-    let mut once = rig.delivered("ehr");
-    once.sort_unstable();
-    assert_eq!(once, (1..=40).collect::<Vec<_>>());
+    let received = server.received();
+    assert_eq!(received.len(), 40, "none twice");
+    assert_eq!(BTreeSet::from_iter(received).len(), 40);
 }
 
 #[tokio::test]
 async fn a_reload_mends_a_wrong_url_for_what_waits() {
     let server = server(1000).await;
-    let mut rig = Rig::start(
-        vec![target("ehr", &nowhere().await, 4)],
-        (1..=9).map(|n| owed(n, "ehr")).collect(),
-    );
-    eventually("it fails", || !rig.spool.settlements().is_empty()).await;
+    let wrong = target("ehr", &nowhere().await, 4);
+    let mut rig = Rig::start(vec![wrong], 9, &["ehr"]).await;
+    eventually("it fails", async || rig.shown(REFUSED) > 0.5).await;
     rig.reload(vec![target("ehr", &server.url, 4)]);
-    eventually("all arrive", || rig.delivered("ehr").len() == 9).await;
+    eventually("all arrive", async || rig.delivered("ehr").await == 9).await;
 }
 
 #[tokio::test]
 async fn what_is_owed_to_a_target_that_is_gone_is_held_until_it_comes_back() {
     let server = server(1000).await;
     let missing = "suki_relay_target_missing{target=\"ehr\"}";
-    let mut rig = Rig::start(vec![], vec![owed(1, "ehr")]);
-    eventually("it is missed", || rig.shown(missing) > 0.5).await;
+    let mut rig = Rig::start(vec![], 1, &["ehr"]).await;
+    eventually("it is missed", async || rig.shown(missing) > 0.5).await;
     rig.reload(vec![target("ehr", &server.url, 4)]);
-    eventually("it arrives", || rig.delivered("ehr") == [1]).await;
+    eventually("it arrives", async || rig.delivered("ehr").await == 1).await;
     assert!(rig.shown(missing) < 0.5);
     rig.reload(vec![]);
-    rig.spool.owe(owed(2, "ehr"));
-    eventually("it is missed again", || rig.shown(missing) > 0.5).await;
-    assert_eq!(rig.delivered("ehr"), [1]);
+    owe(&rig.spool, "second", &["ehr"]).await;
+    eventually("it is missed again", async || rig.shown(missing) > 0.5).await;
+    let held = TargetCounts {
+        pending: 1,
+        delivered: 1,
+        dead: 0,
+    };
+    assert_eq!(rig.counts("ehr").await, held);
+    assert_eq!(server.received().len(), 1);
 }
 
 #[tokio::test]
 async fn stopping_ends_what_is_in_hand_and_begins_nothing() {
     let server = server(0).await;
-    let mut rig = Rig::start(
-        vec![target("ehr", &server.url, 2)],
-        (1..=9).map(|n| owed(n, "ehr")).collect(),
-    );
-    eventually("slots are full", || server.waiting.load(SeqCst) == 2).await;
+    let mut rig = Rig::start(vec![target("ehr", &server.url, 2)], 9, &["ehr"]).await;
+    eventually("slots are full", async || server.waiting.load(SeqCst) == 2).await;
     let deadline = Instant::now() + Duration::from_secs(30);
     rig.phase.send_replace(Phase::Stopping { deadline });
     server.gate.add_permits(9);
     rig.dispatcher.ended().await.unwrap();
-    assert_eq!(rig.delivered("ehr").len(), 2);
+    let left = TargetCounts {
+        pending: 7,
+        delivered: 2,
+        dead: 0,
+    };
+    assert_eq!(rig.counts("ehr").await, left);
+    assert_eq!(server.received().len(), 2);
 }
 
 #[tokio::test]
 async fn while_draining_a_refused_loopback_connection_spends_no_attempt() {
-    let rig = Rig::start(vec![target("ehr", &nowhere().await, 2)], vec![]);
+    let rig = Rig::start(vec![target("ehr", &nowhere().await, 2)], 0, &[]).await;
     rig.phase.send_replace(Phase::Draining);
-    rig.spool.owe(owed(1, "ehr"));
-    let refused = "suki_relay_attempts_total{outcome=\"connect\",target=\"ehr\"}";
-    eventually("it is refused", || rig.shown(refused) > 0.5).await;
-    assert!(rig.spool.settlements().is_empty());
+    owe(&rig.spool, "refused", &["ehr"]).await;
+    eventually("it is refused", async || rig.shown(REFUSED) > 0.5).await;
+    // A commit takes along whatever was settled before it.
+    owe(&rig.spool, "later", &["audit"]).await;
+    let whenever = Timestamp::now().plus(Duration::from_hours(1));
+    let page = rig.spool.due(&name("ehr"), whenever, 10).await.unwrap();
+    let attempts: Vec<_> = page.deliveries.iter().map(|due| due.attempts).collect();
+    assert_eq!(attempts, [0]);
 }

@@ -273,7 +273,7 @@ async fn what_no_route_takes_is_200() {
 
 #[tokio::test]
 async fn a_full_spool_is_500_whatever_the_verdict() {
-    let relay = Relay::with(limits(), Spool::in_memory(0)).await;
+    let relay = Relay::with_capacity(limits(), 0).await;
     for body in [SUCCESS, "{}"] {
         let answer = relay.ask(signed("/suki", body)).await;
         assert_eq!(answer.status, 500);
@@ -286,6 +286,7 @@ async fn a_full_spool_is_500_whatever_the_verdict() {
         assert_eq!(answer.body, text);
     }
     relay.assert_counted("unavailable", 2);
+    assert_eq!(relay.kept().await, 0);
 }
 
 #[tokio::test]
@@ -300,11 +301,11 @@ async fn a_spent_byte_budget_is_500() {
 
 #[tokio::test]
 async fn a_commit_that_is_late_is_500_and_goes_on() {
-    let limits = Limits {
-        ack_timeout: SOON,
+    let relay = Relay::start(Limits {
+        ack_timeout: Duration::ZERO,
         ..limits()
-    };
-    let relay = Relay::with(limits, Spool::slow(SOON * 2)).await;
+    })
+    .await;
     for body in [SUCCESS, "{}"] {
         let answer = relay.ask(signed("/suki", body)).await;
         assert_eq!(answer.status, 500, "{body}");
@@ -315,16 +316,20 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
         );
     }
     relay.assert_counted("unavailable", 2);
-    eventually(|| relay.spool.kept() == 2).await;
+    eventually(async || relay.kept().await == 2).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_does_not_stop_a_commit() {
-    let relay = Relay::with(limits(), Spool::slow(SOON)).await;
+    let relay = Relay::start(limits()).await;
+    let disk = Held::disk_of(&relay);
     let mut wire = relay.connect().await;
     wire.send(signed("/suki", SUCCESS)).await;
     let verified = r#"signature_matched_total{secret="current",source="suki"} 1"#;
-    eventually(|| relay.shows(verified)).await;
+    eventually(async || relay.shows(verified)).await;
     drop(wire);
-    eventually(|| relay.spool.kept() == 1).await;
+    eventually(async || relay.shows("connections 0")).await;
+    assert_eq!(relay.kept().await, 0, "not yet");
+    drop(disk);
+    eventually(async || relay.kept().await == 1).await;
 }

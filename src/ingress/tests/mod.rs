@@ -18,6 +18,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -32,7 +33,7 @@ use crate::name::Name;
 use crate::routing::{Expression, OnInvalid, Route, Routing, Source};
 use crate::schema::{Schema, UnknownStatus};
 use crate::secret::Secret;
-use crate::spool::Spool;
+use crate::spool::{self, Spool};
 use crate::verify::{self, Keyring};
 
 pub const SUCCESS: &str = r#"{"encounter_id":"4d753ce1-bbff-43e1-950a-82dea2d86873","session_id":"a953839a-ddcd-407d-b9b0-3ed4b6be4be2","status":"success"}"#;
@@ -50,8 +51,22 @@ pub struct Relay {
     pub drain: watch::Sender<Option<Instant>>,
     pub serving: JoinHandle<()>,
     pub spool: Spool,
+    pub folder: TempDir,
     registry: Registry,
     roots: Arc<RootCertStore>,
+}
+
+/// A program from outside that holds the spool's database: nothing is committed until it lets go,
+/// or the spool has waited for 10 seconds.
+pub struct Held(#[expect(dead_code, reason = "to be dropped")] rusqlite::Connection);
+
+impl Held {
+    pub fn disk_of(relay: &Relay) -> Self {
+        let file = relay.folder.path().join("spool.db");
+        let connection = rusqlite::Connection::open(file).expect("opens");
+        connection.execute_batch("BEGIN IMMEDIATE").expect("holds");
+        Self(connection)
+    }
 }
 
 /// A client's end of one connection.
@@ -82,17 +97,26 @@ pub fn limits() -> Limits {
     }
 }
 
-pub fn spool() -> Spool {
-    Spool::in_memory(1000)
+/// A spool on disk.
+fn spool(capacity_bytes: u64) -> (Spool, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = spool::Options {
+        path: folder.path().to_owned(),
+        capacity_bytes,
+        keep_delivered: Duration::from_hours(72),
+    };
+    let metrics = spool::Metrics::new(&Registry::new()).expect("registers");
+    let spool = Spool::open(&options, metrics, |fatal| panic!("{fatal}"));
+    (spool.expect("opens"), folder)
 }
 
 pub async fn within<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("ends at all")
 }
 
-pub async fn eventually(holds: impl Fn() -> bool) {
+pub async fn eventually(holds: impl AsyncFn() -> bool) {
     within(async {
-        while !holds() {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
@@ -101,10 +125,11 @@ pub async fn eventually(holds: impl Fn() -> bool) {
 
 impl Relay {
     pub async fn start(limits: Limits) -> Self {
-        Self::with(limits, spool()).await
+        Self::with_capacity(limits, 64 * 1024 * 1024).await
     }
 
-    pub async fn with(limits: Limits, spool: Spool) -> Self {
+    pub async fn with_capacity(limits: Limits, capacity_bytes: u64) -> Self {
+        let (spool, folder) = spool(capacity_bytes);
         let pair = tls::self_signed(&["localhost".into()]).expect("a certificate");
         let mut roots = RootCertStore::empty();
         for der in CertificateDer::pem_slice_iter(pair.certificate.as_bytes()) {
@@ -135,6 +160,7 @@ impl Relay {
             drain,
             serving: tokio::spawn(serve(listener, ingress, order)),
             spool,
+            folder,
             registry,
             roots: Arc::new(roots),
         }
@@ -172,6 +198,11 @@ impl Relay {
         let mut wire = self.connect().await;
         wire.send(request).await;
         wire.answer().await
+    }
+
+    /// How many notifications are on disk.
+    pub async fn kept(&self) -> u64 {
+        self.spool.counts().await.expect("reads").notifications
     }
 
     /// Whether a line of the exposition is there, to the letter.
