@@ -318,18 +318,3 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
     relay.assert_counted("unavailable", 2);
     eventually(async || relay.kept().await == 2).await;
 }
-
-#[tokio::test]
-async fn a_client_that_leaves_does_not_stop_a_commit() {
-    let relay = Relay::start(limits()).await;
-    let disk = Held::disk_of(&relay);
-    let mut wire = relay.connect().await;
-    wire.send(signed("/suki", SUCCESS)).await;
-    let verified = r#"signature_matched_total{secret="current",source="suki"} 1"#;
-    eventually(async || relay.shows(verified)).await;
-    drop(wire);
-    eventually(async || relay.shows("connections 0")).await;
-    assert_eq!(relay.kept().await, 0, "not yet");
-    drop(disk);
-    eventually(async || relay.kept().await == 1).await;
-}

@@ -120,3 +120,20 @@ async fn an_http_2_drain_lets_the_client_go_cleanly() {
     assert!(ended.is_ok(), "a clean end: {ended:?}");
     within(relay.serving).await.expect("no panic");
 }
+
+/// HTTP/1 would not notice before it answers; HTTP/2 drops what it was asked for.
+#[tokio::test]
+async fn a_client_that_leaves_does_not_stop_a_commit() {
+    let relay = Relay::start(limits()).await;
+    let disk = Held::disk_of(&relay);
+    let (mut sender, connection) = http2(&relay).await;
+    let asked = tokio::spawn(async move { sender.send_request(request(&now())).await });
+    let verified = r#"signature_matched_total{secret="current",source="suki"} 1"#;
+    eventually(async || relay.shows(verified)).await;
+    connection.abort();
+    asked.abort();
+    eventually(async || relay.shows("connections 0")).await;
+    assert_eq!(relay.kept().await, 0, "not yet");
+    drop(disk);
+    eventually(async || relay.kept().await == 1).await;
+}
