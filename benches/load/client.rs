@@ -51,9 +51,7 @@ impl Load {
             .with_root_certificates(roots)
             .with_no_client_auth();
         // Steps back a little, so that a fast run does not end in the future.
-        let start = Timestamp::now()
-            .minus(Duration::from_secs(12 * 60 * 60))
-            .as_millis();
+        let start = Timestamp::now().minus(Duration::from_hours(12)).as_millis();
         Arc::new(Self {
             address,
             tls: TlsConnector::from(Arc::new(config)),

@@ -9,6 +9,8 @@
 //! the server's process, from `/proc`. The client runs on the same cores, so throughput is a ratio and no
 //! record.
 
+#![allow(clippy::expect_used)] // a failed measurement has nobody to recover for
+
 mod bare;
 mod client;
 mod disk;
@@ -35,7 +37,7 @@ fn main() {
                 seconds = arguments
                     .next()
                     .and_then(|n| n.parse().ok())
-                    .expect("a number")
+                    .expect("a number");
             }
             _ => {} // cargo bench passes flags of its own
         }
@@ -47,17 +49,17 @@ fn main() {
     let sync = disk::fdatasync_p50(folder.path());
     println!("one fdatasync of 4 KiB appended: p50 {sync:.0?}");
 
-    let bare = measure("bare server", run, Server::bare(folder.path()));
+    let bare = measure("bare server", run, &Server::bare(folder.path()));
     let alone = measure(
         "relay, acknowledging alone",
         run,
-        Server::relay(folder.path(), "alone", None),
+        &Server::relay(folder.path(), "alone", None),
     );
     let target = Server::target();
     let whole = measure(
         "relay, delivering to one target",
         run,
-        Server::relay(folder.path(), "whole", Some(target.address)),
+        &Server::relay(folder.path(), "whole", Some(target.address)),
     );
 
     println!("\n                                            measured   at most   goal");
@@ -102,7 +104,7 @@ struct Figures {
     loaded_mib: f64,
 }
 
-fn measure(what: &str, run: Duration, server: Server) -> Figures {
+fn measure(what: &str, run: Duration, server: &Server) -> Figures {
     let load = Load::new(server.address, &server.certificate, SECRET);
     let idle_mib = server.resident_mib();
     load.run(CONNECTIONS, run / 5); // warm-up

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Kernel ticks a second in `/proc/PID/stat`; fixed at 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How long deliveries may take after the load ends.
-const SETTLE_WAIT: Duration = Duration::from_secs(120);
+const SETTLE_WAIT: Duration = Duration::from_mins(2);
 
 pub struct Server {
     child: Child,

@@ -29,7 +29,7 @@ async fn kill_loop_loses_nothing_that_was_acknowledged() {
         let started = std::time::Instant::now();
         let relay = setup.start();
         longest_recovery = longest_recovery.max(started.elapsed());
-        let load = Load::start(&relay, cycle, acknowledged.clone());
+        let load = Load::start(&relay, cycle, &acknowledged);
         tokio::time::sleep(Duration::from_millis(chance.u64(20..400))).await;
         relay.kill();
         load.stop().await;
@@ -97,9 +97,10 @@ fn config(targets: &[Target]) -> String {
     let mut text = "targets:\n".to_owned();
     for (number, target) in targets.iter().enumerate() {
         let url = target.url();
-        text += &format!(
+        let line = format!(
             "  - {{ name: t{number}, http: {{ url: \"{url}\" }}, retry: {{ initial: 100ms, max: 1s }} }}\n"
         );
+        text.push_str(&line);
     }
     let names: Vec<String> = (0..targets.len())
         .map(|number| format!("t{number}"))
@@ -119,7 +120,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(relay: &Relay, cycle: u64, acknowledged: Arc<Mutex<HashSet<String>>>) -> Self {
+    fn start(relay: &Relay, cycle: u64, acknowledged: &Arc<Mutex<HashSet<String>>>) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..SENDERS {

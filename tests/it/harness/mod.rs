@@ -7,8 +7,8 @@ mod target;
 use std::time::{Duration, Instant};
 
 pub use relay::{Relay, Setup};
-pub use sender::{Answer, Sender, sign};
-pub use target::{Request, Target};
+pub use sender::{Sender, sign};
+pub use target::Target;
 
 /// The partner secret of every test.
 pub const SECRET: &str = "whsec-test-partner-secret-0001";
