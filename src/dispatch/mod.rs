@@ -116,6 +116,7 @@ impl Dispatcher {
 
     fn work_for(&mut self, name: Name) {
         if self.known.insert(name.clone()) {
+            self.house.spool.watch_target(&name);
             let worker = TargetWorker::new(name, self.house.clone(), self.reloads.subscribe());
             self.workers.spawn(worker.run());
         }
