@@ -306,6 +306,7 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
         ..limits()
     })
     .await;
+    let disk = Held::disk_of(&relay);
     for body in [SUCCESS, "{}"] {
         let answer = relay.ask(signed("/suki", body)).await;
         assert_eq!(answer.status, 500, "{body}");
@@ -316,5 +317,7 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
         );
     }
     relay.assert_counted("unavailable", 2);
+    assert_eq!(relay.kept().await, 0, "not yet");
+    drop(disk);
     eventually(async || relay.kept().await == 2).await;
 }
