@@ -4,6 +4,8 @@
 //! is for an operator's terminal.
 
 mod cause;
+mod encoding;
+mod report;
 
 use std::fs::File;
 use std::io::Read;
@@ -13,14 +15,17 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::Serialize;
 
+use self::report::{Explanation, RouteVerdict, Signature, Verdict, Violation};
 use super::{ConfigFile, Environment, Failure, check, print};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::name::Name;
-use crate::routing::{Facts, Freshness, Match, OnInvalid, Routing, Source};
+use crate::routing::{Facts, Freshness, OnInvalid, Plan, Routing, Source};
 use crate::verify::Signed;
+
+/// A timestamp of so few digits counts seconds.
+const SECONDS_DIGITS_MAX: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -44,42 +49,6 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The whole answer.
-#[derive(Debug, Serialize)]
-struct Explanation {
-    source: String,
-    /// What the sender is told, and what becomes of the notification.
-    outcome: String,
-    signature: Option<Signature>,
-    freshness: Option<&'static str>,
-    schema_violations: Vec<Violation>,
-    routes: Vec<RouteVerdict>,
-    targets: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Signature {
-    matches: bool,
-    /// Name of the secret that made it.
-    secret: Option<String>,
-    likely_cause: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Violation {
-    pointer: String,
-    problem: String,
-}
-
-#[derive(Debug, Serialize)]
-struct RouteVerdict {
-    route: String,
-    holds: bool,
-    when: Option<String>,
-    why: String,
-    targets: Vec<String>,
 }
 
 pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result<(), Failure> {
@@ -109,7 +78,7 @@ fn explain(config: &Config, arguments: &Arguments) -> anyhow::Result<Explanation
         .as_deref()
         .map(|at| source.freshness(at, Timestamp::now()));
     let violations = source.schema.violations(&body);
-    let (routes, targets) = match source.schema.parse(&body) {
+    let (routes, plan) = match source.schema.parse(&body) {
         Ok(value) => judge_routes(
             routing,
             source,
@@ -117,29 +86,23 @@ fn explain(config: &Config, arguments: &Arguments) -> anyhow::Result<Explanation
             &arguments.header_map(),
             &value,
         ),
-        Err(_) => (Vec::new(), Vec::new()),
+        Err(_) => (Vec::new(), Plan::default()),
     };
     let outcome = outcome(
         source,
         signature.as_ref(),
         freshness,
         !violations.is_empty(),
-        &targets,
+        &plan,
     );
     Ok(Explanation {
         source: source.name.to_string(),
         outcome,
         signature,
-        freshness: freshness.map(freshness_word),
-        schema_violations: violations
-            .into_iter()
-            .map(|violation| Violation {
-                pointer: violation.pointer,
-                problem: violation.problem,
-            })
-            .collect(),
+        freshness: freshness.map(|freshness| timestamp_words(freshness, arguments)),
+        schema_violations: Some(violations.into_iter().map(Violation::from).collect()),
         routes,
-        targets: targets.iter().map(Name::to_string).collect(),
+        targets: plan.targets.iter().map(Name::to_string).collect(),
     })
 }
 
@@ -149,7 +112,7 @@ fn outcome(
     signature: Option<&Signature>,
     freshness: Option<Freshness>,
     invalid: bool,
-    targets: &[Name],
+    plan: &Plan,
 ) -> String {
     if signature.is_some_and(|signature| !signature.matches) {
         return "401 invalid token; not delivered".into();
@@ -160,14 +123,24 @@ fn outcome(
         Some(Freshness::Unreadable) => return "200; kept in quarantine as `bad_timestamp`".into(),
         Some(Freshness::Fresh) | None => {}
     }
-    match (invalid, source.on_invalid, targets.len()) {
-        (true, OnInvalid::Reject, _) => {
-            "400 invalid request; kept in quarantine as `invalid`".into()
-        }
-        (true, OnInvalid::Accept, _) => "200; kept in quarantine as `invalid`".into(),
-        (false, _, 0) => "200; kept in quarantine as `unrouted`".into(),
-        (false, _, 1) => "200; owed to 1 target".into(),
-        (false, _, count) => format!("200; owed to {count} targets"),
+    match (invalid, source.on_invalid) {
+        (true, OnInvalid::Reject) => "400 invalid request; kept in quarantine as `invalid`".into(),
+        (true, OnInvalid::Accept) => "200; kept in quarantine as `invalid`".into(),
+        (false, _) => routed(plan),
+    }
+}
+
+fn routed(plan: &Plan) -> String {
+    let owed = match plan.targets.len() {
+        0 if plan.errors.is_empty() => return "200; kept in quarantine as `unrouted`".into(),
+        0 => return "200; kept in quarantine as `route_error`".into(),
+        1 => "200; owed to 1 target".to_owned(),
+        count => format!("200; owed to {count} targets"),
+    };
+    if plan.errors.is_empty() {
+        owed
+    } else {
+        owed + ", and kept in quarantine as `route_error`"
     }
 }
 
@@ -189,7 +162,7 @@ fn judge_routes(
     signature: Option<&Signature>,
     headers: &HeaderMap,
     body: &serde_json::Value,
-) -> (Vec<RouteVerdict>, Vec<Name>) {
+) -> (Vec<RouteVerdict>, Plan) {
     let matched = signature.and_then(|signature| signature.secret.as_deref());
     let secret = source
         .keyring
@@ -206,7 +179,7 @@ fn judge_routes(
         .into_iter()
         .map(|(route, verdict)| RouteVerdict {
             route: route.name.to_string(),
-            holds: verdict == Match::Holds,
+            verdict: Verdict::from(verdict),
             when: route.when.as_ref().map(|when| when.text().to_owned()),
             why: route
                 .when
@@ -214,7 +187,7 @@ fn judge_routes(
                 .map_or("it has no `when`".into(), |when| when.reason(facts)),
             targets: route.to.iter().map(Name::to_string).collect(),
         });
-    (verdicts.collect(), routing.plan(facts).targets)
+    (verdicts.collect(), routing.plan(facts))
 }
 
 fn source<'r>(routing: &'r Routing, name: Option<&str>) -> anyhow::Result<&'r Arc<Source>> {
@@ -262,12 +235,19 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-const fn freshness_word(freshness: Freshness) -> &'static str {
+fn timestamp_words(freshness: Freshness, arguments: &Arguments) -> String {
+    let digits = arguments.generated_at.as_deref().map_or(0, str::len);
     match freshness {
-        Freshness::Fresh => "fresh",
-        Freshness::Stale => "stale: older than `max_age`",
-        Freshness::Future => "future: further ahead of this machine's clock than `max_ahead`",
-        Freshness::Unreadable => "not a number of milliseconds",
+        Freshness::Fresh => "fresh".into(),
+        // Milliseconds have had 13 digits since 2001, and seconds have 10 until 2286.
+        Freshness::Stale if digits <= SECONDS_DIGITS_MAX => {
+            "stale: it looks like seconds; the sender must write milliseconds".into()
+        }
+        Freshness::Stale => "stale: older than `max_age`".into(),
+        Freshness::Future => {
+            "future: further ahead of this machine's clock than `max_ahead`".into()
+        }
+        Freshness::Unreadable => "not a number of milliseconds".into(),
     }
 }
 
@@ -282,69 +262,5 @@ impl Arguments {
 
     fn header_map(&self) -> HeaderMap {
         self.headers.iter().cloned().collect()
-    }
-}
-
-impl Explanation {
-    fn too_large(source: &Source, bytes_max: usize) -> Self {
-        Self {
-            source: source.name.to_string(),
-            outcome: format!(
-                "413 payload too large: above `listen.limits.body`, {bytes_max} bytes"
-            ),
-            signature: None,
-            freshness: None,
-            schema_violations: Vec::new(),
-            routes: Vec::new(),
-            targets: Vec::new(),
-        }
-    }
-}
-
-impl std::fmt::Display for Explanation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "source     {}", self.source)?;
-        match &self.signature {
-            None => writeln!(
-                f,
-                "signature  not judged; give --generated-at and --signature"
-            )?,
-            Some(Signature {
-                secret: Some(secret),
-                ..
-            }) => {
-                writeln!(f, "signature  matches secret `{secret}`")?;
-            }
-            Some(Signature { likely_cause, .. }) => {
-                writeln!(
-                    f,
-                    "signature  does not match: {}",
-                    likely_cause.as_deref().unwrap_or("-")
-                )?;
-            }
-        }
-        if let Some(freshness) = self.freshness {
-            writeln!(f, "timestamp  {freshness}")?;
-        }
-        match self.schema_violations.as_slice() {
-            [] => writeln!(f, "schema     fits")?,
-            violations => {
-                for Violation { pointer, problem } in violations {
-                    writeln!(
-                        f,
-                        "schema     {}: {problem}",
-                        if pointer.is_empty() { "/" } else { pointer }
-                    )?;
-                }
-            }
-        }
-        for route in &self.routes {
-            let verdict = if route.holds { "holds" } else { "fails" };
-            writeln!(f, "route      {} {verdict}: {}", route.route, route.why)?;
-        }
-        for target in &self.targets {
-            writeln!(f, "target     {target}")?;
-        }
-        writeln!(f, "outcome    {}", self.outcome)
     }
 }

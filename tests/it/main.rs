@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod explain;
 mod house;
 mod readme;
 mod restart;

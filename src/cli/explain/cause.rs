@@ -1,24 +1,18 @@
 //! Why a signature does not match: tries what commonly goes wrong, and names what would have matched.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
-
+use super::encoding;
 use crate::routing::{Routing, Source};
 use crate::verify::{Signed, Unverified};
 
-/// A change to a request under which its signature would match.
-struct Repair {
-    what: &'static str,
-    signed: Signed,
-}
+/// A change to a request under which its signature would match, and what to say then.
+type Repair = (&'static str, Signed);
 
 /// The likely cause, in words that say what to do.
 pub(super) fn likely(routing: &Routing, source: &Source, signed: &Signed) -> String {
     if let Err(Unverified::Malformed(_)) = source.keyring.verify(signed.clone()) {
         let digits = signed.signature.len();
         return format!(
-            "the signature is not 64 hex digits ({digits} characters); Suki sends bare hex"
+            "the signature is not 64 hex digits but {digits} characters; Suki sends bare hex"
         );
     }
     let elsewhere = routing
@@ -31,85 +25,71 @@ pub(super) fn likely(routing: &Routing, source: &Source, signed: &Signed) -> Str
             other.name
         );
     }
-    let found = repairs(signed).into_iter().find(|repair| {
-        routing
-            .sources()
-            .iter()
-            .any(|source| source.keyring.verify(repair.signed.clone()).is_ok())
-    });
-    found.map_or_else(
-        || {
-            "no configured secret made it, and no common change to body or timestamp explains it; \
-            compare the secret with Suki's record"
-                .into()
-        },
-        |repair| repair.what.to_owned(),
-    )
+    let matches = |repaired: &Signed| {
+        let keyrings = routing.sources().iter().map(|source| &source.keyring);
+        keyrings
+            .into_iter()
+            .any(|keyring| keyring.verify(repaired.clone()).is_ok())
+    };
+    let found = of_the_frame(signed)
+        .into_iter()
+        .chain(of_the_encoding(signed))
+        .find(|(_, repaired)| matches(repaired));
+    let unknown = "no configured secret made it, and no common change to body or timestamp explains it; \
+        compare the secret with Suki's record";
+    found.map_or(unknown, |(what, _)| what).into()
 }
 
-fn repairs(signed: &Signed) -> Vec<Repair> {
-    let body = signed.body.as_ref();
-    let mut repairs = Vec::new();
-    let mut with_body = |what, body: Cow<'_, [u8]>| {
-        let body = Bytes::from(body.into_owned());
-        repairs.push(Repair {
-            what,
-            signed: Signed {
-                body,
-                ..signed.clone()
-            },
-        });
-    };
-    with_body(
-        "a trailing newline was lost on the way",
-        [body, b"\n"].concat().into(),
-    );
-    if let Some(rest) = body
-        .strip_suffix(b"\r\n")
-        .or_else(|| body.strip_suffix(b"\n"))
-    {
-        with_body("a trailing newline was added on the way", rest.into());
-    }
-    with_body(
-        "white space around the body was added on the way",
-        body.trim_ascii().into(),
-    );
-    if let Some(rest) = body.strip_prefix(b"\xef\xbb\xbf") {
-        with_body("a byte order mark was added on the way", rest.into());
-    }
-    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) {
-        let what = "the body was re-encoded on the way; hand on the bytes as they came";
-        let compact = value.to_string();
-        with_body(what, escape_as_go(&compact).into_bytes().into());
-        with_body(what, compact.into_bytes().into());
-        with_body(what, format!("{value:#}").into_bytes().into());
-    }
+/// Changes around the body, and to the timestamp.
+fn of_the_frame(signed: &Signed) -> Vec<Repair> {
+    let body = &signed.body;
     let at = &signed.generated_at;
-    let mut with_timestamp = |what, generated_at: String| {
-        repairs.push(Repair {
-            what,
-            signed: Signed {
-                generated_at,
-                ..signed.clone()
-            },
-        });
-    };
-    with_timestamp(
-        "the timestamp is in seconds; it was signed in milliseconds",
-        format!("{at}000"),
-    );
+    let mut repairs = vec![
+        (
+            "a trailing newline was lost on the way",
+            with_body(signed, [body, b"\n".as_slice()].concat()),
+        ),
+        (
+            "white space around the body was added on the way",
+            with_body(signed, body.trim_ascii().to_vec()),
+        ),
+        (
+            "the timestamp is in seconds; it was signed in milliseconds",
+            with_timestamp(signed, format!("{at}000")),
+        ),
+    ];
+    if let Some(bare) = body.strip_suffix(b"\n") {
+        let bare = bare.strip_suffix(b"\r").unwrap_or(bare);
+        let what = "a trailing newline was added on the way";
+        repairs.insert(0, (what, with_body(signed, bare.to_vec())));
+    }
+    if let Some(bare) = body.strip_prefix(b"\xef\xbb\xbf") {
+        let what = "a byte order mark was added on the way";
+        repairs.push((what, with_body(signed, bare.to_vec())));
+    }
     if let Some(seconds) = at.len().checked_sub(3).and_then(|end| at.get(..end)) {
-        with_timestamp(
-            "the timestamp is in milliseconds; it was signed in seconds",
-            seconds.into(),
-        );
+        let what = "the timestamp is in milliseconds; it was signed in seconds";
+        repairs.push((what, with_timestamp(signed, seconds.to_owned())));
     }
     repairs
 }
 
-/// Go's JSON encoder, which Suki's schema names point to, escapes what HTML would mistake.
-fn escape_as_go(json: &str) -> String {
-    json.replace('<', "\\u003c")
-        .replace('>', "\\u003e")
-        .replace('&', "\\u0026")
+/// The same JSON, written by another encoder. One at a time: each is as large as the body.
+fn of_the_encoding(signed: &Signed) -> impl Iterator<Item = Repair> {
+    let what = "the body was re-encoded on the way (same JSON, other bytes); hand on the bytes as they came";
+    encoding::spellings(&signed.body).map(move |body| (what, with_body(signed, body)))
+}
+
+fn with_body(signed: &Signed, body: Vec<u8>) -> Signed {
+    Signed {
+        body: body.into(),
+        ..signed.clone()
+    }
+}
+
+fn with_timestamp(signed: &Signed, generated_at: String) -> Signed {
+    Signed {
+        generated_at,
+        ..signed.clone()
+    }
 }
