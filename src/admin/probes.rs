@@ -59,13 +59,7 @@ impl Probes {
     }
 
     pub(super) fn live(&self) -> Result<(), String> {
-        match self.spool.get().and_then(Spool::writer_busy_for) {
-            Some(busy) if busy > WRITER_STUCK => Err(format!(
-                "the spool's writer has been in one commit for {} s; look at the volume",
-                busy.as_secs()
-            )),
-            _ => Ok(()),
-        }
+        writer_moves(self.spool.get().and_then(Spool::writer_busy_for))
     }
 
     fn phase(&self) -> Phase {
@@ -74,5 +68,56 @@ impl Probes {
             1 => Phase::Serving,
             _ => Phase::Draining,
         }
+    }
+}
+
+/// `busy`: how long the writer has been in its commit; `None` if it is idle.
+fn writer_moves(busy: Option<Duration>) -> Result<(), String> {
+    match busy {
+        Some(busy) if busy > WRITER_STUCK => Err(format!(
+            "the spool's writer has been in one commit for {} s; look at the volume",
+            busy.as_secs()
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_writer_stuck_for_long_is_told_to_die() {
+        assert_eq!(writer_moves(None), Ok(()));
+        assert_eq!(writer_moves(Some(Duration::from_secs(30))), Ok(()));
+        assert_eq!(writer_moves(Some(WRITER_STUCK)), Ok(()));
+        let stuck = writer_moves(Some(Duration::from_secs(121)));
+        let reason = "the spool's writer has been in one commit for 121 s; look at the volume";
+        assert_eq!(stuck, Err(reason.to_owned()));
+    }
+
+    #[test]
+    fn a_start_is_alive_but_neither_started_nor_ready() {
+        let probes = Probes::default();
+        assert_eq!(probes.live(), Ok(()));
+        assert!(
+            probes
+                .started()
+                .is_err_and(|why| why.starts_with("starting: "))
+        );
+        assert!(
+            probes
+                .ready()
+                .is_err_and(|why| why.starts_with("starting: "))
+        );
+        probes.enter(Phase::Serving);
+        assert_eq!((probes.started(), probes.ready()), (Ok(()), Ok(())));
+        probes.enter(Phase::Draining);
+        assert_eq!(probes.started(), Ok(()));
+        assert!(
+            probes
+                .ready()
+                .is_err_and(|why| why.starts_with("draining: "))
+        );
     }
 }

@@ -3,12 +3,20 @@
 //! Lines wait in a bounded queue for a thread that writes them; when it is full they are dropped and
 //! counted, so a reader that stopped reading stops nothing else. A panic logs its place and not its
 //! message, which might quote what it worked on.
+//!
+//! Whatever level is asked for, other crates are heard from `warn` upwards only: below that, h2, hyper and
+//! rustls print header and body bytes, and with them signatures and what patients said.
 
 use std::io::{IsTerminal, stdout};
 
 use clap::ValueEnum;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
 use crate::app::LinesDropped;
 
@@ -21,7 +29,7 @@ pub(super) struct Options {
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<Format>,
     /// What is logged: error, warn, info, debug, trace, or directives such as `suki_relay::ingress=debug`
-    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL", value_parser = directives)]
     log_level: String,
 }
 
@@ -55,21 +63,25 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(&options.log_level)
         .map_err(|error| anyhow::anyhow!("--log-level {}: {error}", options.log_level))?;
     let terminal = stdout().is_terminal();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
     let format = options
         .log_format
         .unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let set = match format {
-        Format::Text => subscriber.with_ansi(terminal).compact().try_init(),
-        Format::Json => subscriber
+    let lines = fmt::layer().with_writer(writer);
+    let lines = match format {
+        Format::Text => lines.with_ansi(terminal).compact().boxed(),
+        Format::Json => lines
             .json()
             .flatten_event(true)
             .with_current_span(false)
-            .try_init(),
+            .boxed(),
     };
-    set.map_err(|error| anyhow::anyhow!("logging is set up already: {error}"))?;
+    let may_be_heard = filter_fn(|event| *event.level() <= Level::WARN || is_ours(event.target()));
+    tracing_subscriber::registry()
+        .with(may_be_heard)
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("logging is set up already: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic
             .location()
@@ -81,4 +93,43 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
         lines_dropped,
         _writer: guard,
     })
+}
+
+/// A level is a level and not the name of a crate: `inof` would silence everything.
+fn directives(text: &str) -> Result<String, String> {
+    for part in text.split(',').map(str::trim) {
+        if !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "`{part}` is no level; write error, warn, info, debug, trace or off, or MODULE=LEVEL"
+            ));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+fn is_ours(target: &str) -> bool {
+    let rest = target.strip_prefix("suki_relay");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_crate_is_ours() {
+        assert!(is_ours("suki_relay") && is_ours("suki_relay::ingress"));
+        assert!(!is_ours("suki_relay_spy") && !is_ours("h2::codec") && !is_ours(""));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_directives_are_not() {
+        for good in ["info", "OFF", "warn,suki_relay::ingress=debug"] {
+            assert_eq!(directives(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "inof", "suki_relay=loud", "info,chatty"] {
+            assert!(directives(bad).is_err(), "{bad}");
+        }
+    }
 }
