@@ -13,6 +13,7 @@ CREATE TABLE notification (
     seq         INTEGER PRIMARY KEY, -- from `position`: in order of acceptance, never used twice
     source      INTEGER NOT NULL,
     digest      BLOB    NOT NULL,    -- SHA-256 of what was signed; its first 16 bytes are the id
+    signed_at   INTEGER NOT NULL,    -- the sender's timestamp as a number; 0 if it is none
     verdict     INTEGER NOT NULL,    -- the status that the sender was answered with
     quarantine  TEXT,                -- the reason, while an operator has not let go of it
     received_at INTEGER NOT NULL,
@@ -21,7 +22,9 @@ CREATE TABLE notification (
     settled_at  INTEGER,             -- nothing pending, dead or in quarantine since then
     emptied     INTEGER NOT NULL DEFAULT 0 -- 1: content and deliveries were dropped to make room
 ) STRICT;
-CREATE UNIQUE INDEX mark ON notification (source, digest);
+-- The timestamp is part of what the digest is of, so it adds nothing to what is unique. It keeps the
+-- marks of one hour together: alone, each digest would change a page of its own in every commit.
+CREATE UNIQUE INDEX mark ON notification (source, signed_at, digest);
 CREATE INDEX settled ON notification (emptied, settled_at) WHERE settled_at IS NOT NULL;
 CREATE INDEX quarantined ON notification (quarantine) WHERE quarantine IS NOT NULL;
 

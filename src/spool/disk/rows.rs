@@ -59,9 +59,10 @@ impl<'c> Rows<'c> {
             commit: prepare("COMMIT")?,
             keep_notification: prepare(
                 "INSERT INTO notification
-                     (seq, source, digest, verdict, quarantine, received_at, pending, dead, settled_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)
-                 ON CONFLICT (source, digest) DO NOTHING",
+                     (seq, source, signed_at, digest, verdict, quarantine, received_at, pending, dead,
+                      settled_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9)
+                 ON CONFLICT (source, signed_at, digest) DO NOTHING",
             )?,
             keep_content: prepare(
                 "INSERT INTO content (seq, secret, generated_at, signature, content_type, body)
@@ -71,7 +72,10 @@ impl<'c> Rows<'c> {
                 "INSERT INTO delivery (seq, target, state, attempts, due_at)
                  VALUES (?1, ?2, 0, 0, ?3)",
             )?,
-            verdict: prepare("SELECT verdict FROM notification WHERE source = ?1 AND digest = ?2")?,
+            verdict: prepare(
+                "SELECT verdict FROM notification
+                 WHERE source = ?1 AND signed_at = ?2 AND digest = ?3",
+            )?,
             advance: prepare("UPDATE position SET next_seq = ?1")?,
             settle: prepare(
                 "UPDATE delivery
@@ -152,6 +156,7 @@ impl<'c> Rows<'c> {
         let kept = self.keep_notification.execute(params![
             seq,
             source,
+            signed_at(notification),
             notification.digest().as_slice(),
             verdict.code(),
             quarantine,
@@ -186,21 +191,29 @@ impl<'c> Rows<'c> {
             .map(drop)
     }
 
-    pub fn verdict(&mut self, source: i64, digest: &[u8]) -> Result<Option<Verdict>> {
+    pub fn verdict(&mut self, source: i64, notification: &Notification) -> Result<Option<Verdict>> {
         let code: Option<i64> = self
             .verdict
-            .query_row(params![source, digest], |row| row.get(0))
+            .query_row(
+                params![
+                    source,
+                    signed_at(notification),
+                    notification.digest().as_slice()
+                ],
+                |row| row.get(0),
+            )
             .optional()?;
         Ok(code.map(Verdict::from_code))
     }
 
     /// As [`Rows::verdict`], by the source's name.
-    pub fn find_verdict(&mut self, source: &str, digest: &[u8]) -> Result<Option<Verdict>> {
+    pub fn find_verdict(&mut self, notification: &Notification) -> Result<Option<Verdict>> {
         let mut find = self
             .connection
             .prepare_cached("SELECT id FROM name WHERE text = ?1")?;
+        let source = notification.source.as_str();
         match find.query_row([source], |row| row.get(0)).optional()? {
-            Some(source) => self.verdict(source, digest),
+            Some(source) => self.verdict(source, notification),
             None => Ok(None),
         }
     }
@@ -277,4 +290,9 @@ impl<'c> Rows<'c> {
         let free: i64 = self.freelist_count.query_row([], |row| row.get(0))?;
         Ok(all - free)
     }
+}
+
+/// The same for the same bytes, and close together for what was signed close together.
+fn signed_at(notification: &Notification) -> i64 {
+    notification.generated_at.parse().unwrap_or(0)
 }

@@ -154,7 +154,7 @@ impl<'c> Writer<'c> {
         let notification = &submission.notification;
         let names = self.books.names(&mut self.rows, notification)?;
         let Some(left) = room.checked_sub(cost(submission)) else {
-            let before = self.rows.verdict(names.source, notification.digest())?;
+            let before = self.rows.verdict(names.source, notification)?;
             return Ok(before.map(Kept::Before).ok_or(AcceptError::Full));
         };
         self.books
@@ -171,7 +171,7 @@ impl<'c> Writer<'c> {
             pending,
         )?;
         if !new {
-            let before = self.rows.verdict(names.source, notification.digest())?;
+            let before = self.rows.verdict(names.source, notification)?;
             return Ok(before.map(Kept::Before).ok_or(AcceptError::Failed));
         }
         self.rows.keep_content(seq, names.secret, notification)?;
@@ -223,8 +223,7 @@ impl<'c> Writer<'c> {
         self.answers.clear();
         for accept in &batch.accepts {
             let notification = &accept.submission.notification;
-            let source = notification.source.as_str();
-            let before = self.rows.find_verdict(source, notification.digest());
+            let before = self.rows.find_verdict(notification);
             let kept = before.ok().flatten().map(Kept::Before);
             self.answers.push(kept.ok_or(refusal));
         }
