@@ -6,7 +6,10 @@
 //! attempts in flight end, until `drain.deadline`. Nothing needs saving: a stop and a crash differ only
 //! in politeness.
 
+mod config_metrics;
+mod follow;
 mod metrics;
+mod reload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +27,10 @@ use crate::dispatch::{self, Dispatcher, WorkerPanicked};
 use crate::ingress::{self, Ingress};
 use crate::spool::{self, Spool};
 
+use config_metrics::ConfigMetrics;
+pub use follow::{Environment, Follower, Version};
 pub use metrics::LinesDropped;
+use reload::Published;
 
 /// A relay at work. Dropping it stops it as a crash would.
 pub struct Relay {
@@ -32,6 +38,7 @@ pub struct Relay {
     admin_address: SocketAddr,
     admin: Arc<Admin>,
     drain: Drain,
+    published: Published,
     ingress_drain: watch::Sender<Option<Instant>>,
     dispatch_phase: watch::Sender<dispatch::Phase>,
     listener: JoinHandle<()>,
@@ -72,7 +79,8 @@ impl Relay {
     /// Starts everything and returns once notifications are accepted.
     pub async fn start(config: Config, lines_dropped: LinesDropped) -> Result<Self, StartError> {
         let registry = Registry::new();
-        let refresh = metrics::register(&registry, &config, lines_dropped)?;
+        let refresh = metrics::register(&registry, lines_dropped)?;
+        let config_metrics = ConfigMetrics::new(&registry, &config)?;
         let (admin_listener, admin_address) = bind("admin.address", config.admin.address).await?;
         let probes = Probes::default();
         let admin = Arc::new(Admin {
@@ -100,6 +108,14 @@ impl Relay {
         );
 
         let tls = Arc::new(ArcSwap::new(config.listen.tls.config));
+        let published = Published {
+            routing: routing.clone(),
+            tls: tls.clone(),
+            ingress_metrics: ingress_metrics.clone(),
+            metrics: config_metrics,
+            outline: config.outline,
+            refusal: None,
+        };
         let ingress = Ingress::new(routing, tls, spool, config.listen.limits, ingress_metrics);
         let (listener, sender_address) = bind("listen.address", config.listen.address).await?;
         let (ingress_drain, draining) = watch::channel(None);
@@ -112,6 +128,7 @@ impl Relay {
             admin_address,
             admin,
             drain: config.drain,
+            published,
             ingress_drain,
             dispatch_phase,
             listener,
@@ -127,6 +144,22 @@ impl Relay {
 
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// Works, following the config, until a failure after which the relay must end.
+    ///
+    /// Cancellation: another version of the config may stay unnoticed until `follower` looks again.
+    pub async fn work(&mut self, follower: &mut Follower) -> Failure {
+        loop {
+            let version = tokio::select! {
+                failure = self.failed() => return failure,
+                version = follower.look() => version,
+            };
+            self.published.metrics.watch(follower.mode());
+            if version.is_some_and(|version| self.published.replace(version)) {
+                self.dispatcher.reconcile();
+            }
+        }
     }
 
     /// Waits for a failure after which the relay must end.

@@ -9,11 +9,6 @@ fn main() -> ExitCode {
     // One provider, chosen here: rustls panics at first use if features leave it two or none.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one look-up that is passed to the house"
-    )]
-    let environment = |name: &str| std::env::var(name).ok();
     match cli::run(arguments, &environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -21,4 +16,12 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code)
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one look-up that is passed to the house"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

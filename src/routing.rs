@@ -90,6 +90,11 @@ impl Routing {
         }
     }
 
+    /// Takes a target from the version before, in place of the one that was made anew.
+    pub fn keep(&mut self, target: Arc<Target>) {
+        self.targets.insert(target.name.clone(), target);
+    }
+
     /// The source at a request's path. One trailing slash more or less makes no difference.
     pub fn source_at(&self, path: &str) -> Option<&Arc<Source>> {
         let path = path.strip_suffix('/').unwrap_or(path);

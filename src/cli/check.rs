@@ -1,4 +1,6 @@
-//! `suki-relay check`: every problem of a config, at once.
+//! `suki-relay check`: every problem of a config, at once, and what it would change.
+
+use std::path::PathBuf;
 
 use super::{ConfigFile, Environment, Failure, print};
 use crate::config::Config;
@@ -7,6 +9,11 @@ use crate::config::Config;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
+    /// Also print what a reload would change where this older version is in use
+    ///
+    /// Relative paths in it begin at its own folder: keep it beside the new one.
+    #[arg(long, value_name = "OLD")]
+    against: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result<(), Failure> {
@@ -14,7 +21,22 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
+    if let Some(old) = &arguments.against {
+        let old = ConfigFile {
+            config: old.clone(),
+        };
+        let old = read(&old, environment)?;
+        print(&changes(&old, &config))?;
+    }
     print("ok\n")
+}
+
+fn changes(old: &Config, new: &Config) -> String {
+    let changes = old.outline.changes_to(&new.outline).to_string();
+    if changes.is_empty() {
+        return "changes nothing\n".to_owned();
+    }
+    changes
 }
 
 /// The config of a command, or its problems, one a line.

@@ -65,7 +65,7 @@ pub struct Failure {
 }
 
 /// Runs one command to its end.
-pub fn run(arguments: Arguments, environment: Environment<'_>) -> Result<(), Failure> {
+pub fn run(arguments: Arguments, environment: Environment<'static>) -> Result<(), Failure> {
     let log = &arguments.log;
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments, log, environment),

@@ -6,8 +6,8 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigFile, Environment, Failure, check, log, runtime};
-use crate::app::{self, Relay, StartError};
-use crate::config::Config;
+use crate::app::{self, Follower, Relay, StartError};
+use crate::config::{Config, mounted_alone};
 
 /// How long threads that hang on a disk may hold up the end of the process.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
@@ -21,20 +21,36 @@ pub(super) struct Arguments {
 pub(super) fn run(
     arguments: &Arguments,
     options: &log::Options,
-    environment: Environment<'_>,
+    environment: Environment<'static>,
 ) -> Result<(), Failure> {
     let log = log::start(options)?;
     let config = check::read(&arguments.file, environment)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    for file in mounted_alone(&config.files) {
+        tracing::warn!(
+            file = %file.display(),
+            "this file is mounted by itself (subPath), and so will never change; mount its folder to have \
+             updates followed"
+        );
+    }
     let runtime = runtime()?;
-    let ended = runtime.block_on(relay(config, log.lines_dropped()));
+    let ended = runtime.block_on(async {
+        let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+        let path = arguments.file.config.clone();
+        let follower = Follower::new(path, environment, &config, hangups);
+        relay(config, follower, log.lines_dropped()).await
+    });
     runtime.shutdown_timeout(THREADS_WAIT);
     ended
 }
 
-async fn relay(config: Config, lines_dropped: app::LinesDropped) -> Result<(), Failure> {
+async fn relay(
+    config: Config,
+    mut follower: Follower,
+    lines_dropped: app::LinesDropped,
+) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut relay = Relay::start(config, lines_dropped)
@@ -43,7 +59,7 @@ async fn relay(config: Config, lines_dropped: app::LinesDropped) -> Result<(), F
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        failure = relay.failed() => return Err(work_failure(failure)),
+        failure = relay.work(&mut follower) => return Err(work_failure(failure)),
     }
     // A second signal cuts the politeness short: what is on disk stays there either way.
     tokio::select! {

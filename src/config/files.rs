@@ -6,6 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::fingerprint::{Fingerprint, Tape};
+use super::snapshot::Snapshot;
+
 /// Bytes in the config, and in any file that it names, at most.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -17,12 +20,30 @@ pub(super) struct Files<'a> {
     /// Where relative paths begin: the config file's own folder.
     pub folder: PathBuf,
     pub read: &'a ReadFile<'a>,
+    /// What was read.
+    pub tape: Tape,
 }
 
 impl Files<'_> {
     pub fn resolve(&self, path: &str) -> PathBuf {
         self.folder.join(path).components().collect()
     }
+
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let read = (self.read)(path);
+        self.tape.note(path, &read);
+        read
+    }
+}
+
+/// What these files hold now. The same as a [`Config`](super::Config)'s `contents` for as long as none
+/// of its files changes, and far cheaper than reading it.
+pub fn contents(files: &[PathBuf]) -> Fingerprint {
+    let (snapshot, tape) = (Snapshot::default(), Tape::default());
+    for file in files {
+        tape.note(file, &snapshot.read(file));
+    }
+    tape.fingerprint()
 }
 
 /// Reads a file from disk.

@@ -15,6 +15,8 @@ use crate::ingress::tls::Identity;
 pub struct Listen {
     pub address: SocketAddr,
     pub tls: Identity,
+    /// How `tls` is written.
+    pub tls_settings: tls::Settings,
     pub limits: Limits,
 }
 
@@ -48,9 +50,11 @@ pub(super) fn read(at: &At<'_>) -> Read<Listen> {
     let limits = block
         .block("limits", LIMITS_KEYS)
         .and_then(|block| limits(&block));
+    let (tls, tls_settings) = tls?;
     Ok(Listen {
         address: address?,
-        tls: tls?,
+        tls,
+        tls_settings,
         limits: limits?,
     })
 }

@@ -14,20 +14,26 @@
 mod block;
 mod build;
 mod files;
+mod fingerprint;
 mod interpolate;
 mod listen;
+mod mounts;
 mod outbound;
+mod outline;
 mod process;
 mod reader;
 mod references;
 mod report;
+mod restart;
 mod routes;
+mod snapshot;
 mod sources;
 mod targets;
 mod tls;
 mod tree;
 mod units;
 mod url;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -38,23 +44,34 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
-pub use files::{FILE_BYTES_MAX, ReadFile};
+pub use files::{FILE_BYTES_MAX, ReadFile, contents};
+pub use fingerprint::Fingerprint;
 pub use interpolate::Lookup;
 pub use listen::Listen;
+pub use mounts::mounted_alone;
+pub use outline::{Changes, ItemChanges, Outline};
 pub use process::{Admin, Drain};
 pub use report::{Problem, Problems};
+pub use tls::Settings as TlsSettings;
 pub use tree::Place;
+pub use watch::{Mode as WatchMode, POLL_EVERY, Watch};
 
 use crate::routing::Routing;
 use crate::spool;
 use block::Block;
 use files::Files;
+use fingerprint::Tape;
 use reader::{At, Read, Surroundings};
 use report::Report;
+use restart::Fixed;
+use snapshot::Snapshot;
 
 const KEYS: &[&str] = &[
     "listen", "admin", "spool", "drain", "sources", "targets", "routes",
 ];
+
+/// Attempts at reading files that are replaced meanwhile.
+const READS_MAX: usize = 5;
 
 /// A config that a relay can run with.
 #[derive(Debug)]
@@ -64,8 +81,12 @@ pub struct Config {
     pub spool: spool::Options,
     pub drain: Drain,
     pub routing: Routing,
+    /// What it amounts to, to be compared with another version's.
+    pub outline: Outline,
     /// The config file and every file that it names, there or not, in the order of mention.
     pub files: Vec<PathBuf>,
+    /// What those files held; see [`contents()`].
+    pub contents: Fingerprint,
     /// SHA-256 of the config file's bytes.
     pub sha256: [u8; 32],
     /// Doubtful, but no reason to refuse; in the order of the file.
@@ -83,7 +104,23 @@ impl Config {
     /// # Errors
     /// [`Problems`], all of them.
     pub fn read(path: &Path, env: &Lookup<'_>) -> Result<Self, Problems> {
-        let text = files::read(path).map_err(|error| format!("cannot read the config: {error}"));
+        for _ in 0..READS_MAX {
+            let snapshot = Snapshot::default();
+            let read = Self::read_by(path, env, &|file| snapshot.read(file));
+            if !snapshot.moved() {
+                return read;
+            }
+        }
+        let what = "its files were replaced again and again while they were read; try again";
+        let contents = Tape::default().fingerprint();
+        Err(Problems::of_file(path, contents, Place::START, what.into()))
+    }
+
+    fn read_by(path: &Path, env: &Lookup<'_>, read: &ReadFile<'_>) -> Result<Self, Problems> {
+        let bytes = read(path);
+        let tape = Tape::default();
+        tape.note(path, &bytes);
+        let text = bytes.map_err(|error| format!("cannot read the config: {error}"));
         let text = text.and_then(|bytes| {
             String::from_utf8(bytes).map_err(|error| {
                 let valid = error.utf8_error().valid_up_to();
@@ -91,8 +128,11 @@ impl Config {
             })
         });
         match text {
-            Ok(text) => Self::parse(&text, path, env, &files::read),
-            Err(what) => Err(Problems::of_file(path, Place::START, what)),
+            Ok(text) => Self::parse(&text, path, env, read),
+            Err(what) => {
+                let contents = tape.fingerprint();
+                Err(Problems::of_file(path, contents, Place::START, what))
+            }
         }
     }
 
@@ -106,13 +146,18 @@ impl Config {
         env: &Lookup<'_>,
         read: &ReadFile<'_>,
     ) -> Result<Self, Problems> {
-        let root = tree::parse(text)
-            .map_err(|refusal| Problems::of_file(origin, refusal.place, refusal.what))?;
+        let tape = Tape::default();
+        tape.note(origin, &Ok(text.as_bytes().to_vec()));
+        let root = tree::parse(text).map_err(|refusal| {
+            let contents = tape.fingerprint();
+            Problems::of_file(origin, contents, refusal.place, refusal.what)
+        })?;
         let report = Report::default();
         report.file(origin);
         let files = Files {
             folder: origin.parent().unwrap_or(Path::new("")).to_owned(),
             read,
+            tape,
         };
         let around = Surroundings {
             report: &report,
@@ -122,14 +167,27 @@ impl Config {
         let parts = At::root(&root, around)
             .block(KEYS)
             .and_then(|root| Parts::read(&root));
+        let contents = files.tape.fingerprint();
         let (problems, warnings, files) = report.into_parts();
         match parts {
-            Ok(parts) if problems.is_empty() => Ok(parts.with(files, sha256(text), warnings)),
+            Ok(parts) if problems.is_empty() => Ok(Self {
+                listen: parts.listen,
+                admin: parts.admin,
+                spool: parts.spool,
+                drain: parts.drain,
+                routing: parts.routing,
+                outline: parts.outline,
+                files,
+                contents,
+                sha256: sha256(text),
+                warnings,
+            }),
             _ => Err(Problems {
                 origin: origin.to_owned(),
                 problems,
                 warnings,
                 files,
+                contents,
             }),
         }
     }
@@ -142,6 +200,7 @@ struct Parts {
     spool: spool::Options,
     drain: Drain,
     routing: Routing,
+    outline: Outline,
 }
 
 impl Parts {
@@ -164,26 +223,19 @@ impl Parts {
                 "`disk.capacity` is below `listen.limits.body`; make it larger",
             );
         }
+        let (drain, routing) = (drain?, routing?);
+        let outline = Outline {
+            fixed: Fixed::of(&listen, &admin, &spool, &drain),
+            parts: outline::Parts::read(root)?,
+        };
         Ok(Self {
             listen,
             admin,
             spool,
-            drain: drain?,
-            routing: routing?,
+            drain,
+            routing,
+            outline,
         })
-    }
-
-    fn with(self, files: Vec<PathBuf>, sha256: [u8; 32], warnings: Vec<Problem>) -> Config {
-        Config {
-            listen: self.listen,
-            admin: self.admin,
-            spool: self.spool,
-            drain: self.drain,
-            routing: self.routing,
-            files,
-            sha256,
-            warnings,
-        }
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Surroundings<'a> {
 /// A value of the file, with the way to it.
 #[derive(Clone)]
 pub(super) struct At<'a> {
-    node: &'a Node,
+    pub node: &'a Node,
     pub path: String,
     pub around: Surroundings<'a>,
 }

@@ -33,9 +33,12 @@ pub(super) fn secret_of(block: &Block<'_>) -> Read<Option<Secret>> {
 /// A file that must be there and hold something.
 pub(super) fn file(at: &At<'_>) -> Read<(PathBuf, Vec<u8>)> {
     let path = path(at)?;
-    match (at.around.files.read)(&path) {
+    match at.around.files.read(&path) {
         Ok(bytes) if bytes.is_empty() => at.problem(format!("{} is empty", path.display())),
-        Ok(bytes) => Ok((path, bytes)),
+        Ok(bytes) => {
+            at.around.report.bring_in(&at.path, &bytes);
+            Ok((path, bytes))
+        }
         Err(error) => at.problem(format!("cannot read {}: {error}", path.display())),
     }
 }
@@ -49,7 +52,7 @@ fn path(at: &At<'_>) -> Read<PathBuf> {
 
 fn from_file(at: &At<'_>, optional: bool) -> Read<Option<Secret>> {
     let path = path(at)?;
-    match (at.around.files.read)(&path) {
+    match at.around.files.read(&path) {
         Ok(text) => present(at, text, optional),
         Err(error) if optional && error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => at.problem(format!("cannot read {}: {error}", path.display())),
@@ -74,6 +77,7 @@ fn from_variable(at: &At<'_>, optional: bool) -> Read<Option<Secret>> {
 }
 
 fn present(at: &At<'_>, text: Vec<u8>, optional: bool) -> Read<Option<Secret>> {
+    at.around.report.bring_in(&at.path, &text);
     match Secret::from_text(text) {
         None if !optional => at.problem("what it refers to is empty; put the secret there"),
         found => Ok(found),

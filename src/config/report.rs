@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::fingerprint::Fingerprint;
 use super::tree::Place;
 
 /// One thing that is wrong, or doubtful, and what would be right.
@@ -29,6 +30,8 @@ pub struct Problems {
     pub warnings: Vec<Problem>,
     /// Every file that was looked at; when one of them changes, the problem may be gone.
     pub files: Vec<PathBuf>,
+    /// What those files held.
+    pub contents: Fingerprint,
 }
 
 /// Collects while the file is read.
@@ -37,6 +40,8 @@ pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     files: RefCell<Vec<PathBuf>>,
+    /// By path: what references stood for.
+    brought_in: RefCell<Vec<(String, Fingerprint)>>,
     /// Which keys each block of the file may have; tests hold the JSON Schema against it.
     #[cfg(test)]
     known_keys: RefCell<std::collections::BTreeSet<String>>,
@@ -56,6 +61,15 @@ impl Report {
         if !files.iter().any(|known| known == file) {
             files.push(file.to_owned());
         }
+    }
+
+    pub fn bring_in(&self, path: &str, bytes: &[u8]) {
+        let brought_in = (path.to_owned(), Fingerprint::of_bytes(bytes));
+        self.brought_in.borrow_mut().push(brought_in);
+    }
+
+    pub fn brought_in(&self) -> Vec<(String, Fingerprint)> {
+        self.brought_in.borrow().clone()
     }
 
     /// All problems, all warnings, all files.
@@ -96,13 +110,19 @@ impl Report {
 
 impl Problems {
     /// The one problem of a file that cannot be read as a config at all.
-    pub(super) fn of_file(origin: &Path, place: Place, what: String) -> Self {
+    pub(super) fn of_file(
+        origin: &Path,
+        contents: Fingerprint,
+        place: Place,
+        what: String,
+    ) -> Self {
         let path = String::new();
         Self {
             origin: origin.to_owned(),
             problems: vec![Problem { place, path, what }],
             warnings: Vec::new(),
             files: vec![origin.to_owned()],
+            contents,
         }
     }
 }

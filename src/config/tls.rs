@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use super::block::Block;
 use super::reader::{At, Read};
 use super::references;
+use crate::clock::Timestamp;
 use crate::ingress::tls::{Identity, Options, Part, Version, self_signed, server_config};
 use crate::secret::Secret;
 
@@ -21,6 +22,16 @@ pub struct Pair {
     pub private_key: Secret,
 }
 
+/// `listen.tls` as it is written. What its files hold is not in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub certificate: Option<String>,
+    pub private_key: Option<String>,
+    pub min_version: Version,
+    pub client_ca: Option<String>,
+    pub self_signed: Vec<String>,
+}
+
 const KEYS: &[&str] = &[
     "certificate",
     "private_key",
@@ -31,7 +42,7 @@ const KEYS: &[&str] = &[
 const NAMES_MAX: usize = 16;
 
 /// `listen.tls`, ready to serve with.
-pub(super) fn read(at: &At<'_>) -> Read<Identity> {
+pub(super) fn read(at: &At<'_>) -> Read<(Identity, Settings)> {
     let block = at.block(KEYS)?;
     let identity = identity(&block);
     let client_ca = block.maybe("client_ca", authorities);
@@ -44,7 +55,8 @@ pub(super) fn read(at: &At<'_>) -> Read<Identity> {
         client_ca: client_ca?,
         version_min: version_min?,
     };
-    server_config(&options).or_else(|error| {
+    let settings = settings(&block, options.version_min)?;
+    let identity = server_config(&options).or_else(|error| {
         let key = match error.part() {
             _ if block.optional("self_signed").is_some() => "self_signed",
             Part::Certificate => "certificate",
@@ -52,6 +64,23 @@ pub(super) fn read(at: &At<'_>) -> Read<Identity> {
             Part::ClientCa => "client_ca",
         };
         block.problem(key, error.to_string())
+    })?;
+    if identity.not_after < Timestamp::now() {
+        at.warning("the certificate has expired; it is served all the same, but replace it");
+    }
+    Ok((identity, settings))
+}
+
+fn settings(block: &Block<'_>, min_version: Version) -> Read<Settings> {
+    let text = |at: &At<'_>| Ok(at.text()?.value);
+    Ok(Settings {
+        certificate: block.maybe("certificate", text)?,
+        private_key: block.maybe("private_key", text)?,
+        min_version,
+        client_ca: block.maybe("client_ca", text)?,
+        self_signed: block.or("self_signed", Vec::new(), |at| {
+            at.list(1..=NAMES_MAX)?.iter().map(text).collect()
+        })?,
     })
 }
 
