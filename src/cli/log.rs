@@ -98,7 +98,9 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
 /// A level is a level and not the name of a crate: `inof` would silence everything.
 fn directives(text: &str) -> Result<String, String> {
     for part in text.split(',').map(str::trim) {
-        if !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err() {
+        // An empty text parses as a level.
+        let level = !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+        if !level && !part.contains(['=', '[']) {
             return Err(format!(
                 "`{part}` is no level; write error, warn, info, debug, trace or off, or MODULE=LEVEL"
             ));

@@ -77,6 +77,8 @@ impl Report {
         let sorted = |found: RefCell<Vec<Problem>>| {
             let mut found = found.into_inner();
             found.sort_by_key(|problem| problem.place);
+            // A block that is read for two purposes is told of once.
+            found.dedup();
             found
         };
         (

@@ -238,6 +238,7 @@ fn values_of_headers_are_sensitive() {
         files: &Files {
             folder: PathBuf::new(),
             read: &|_| Err(ErrorKind::NotFound.into()),
+            tape: Tape::default(),
         },
     };
     let http = outbound::read(&At::root(&node, around)).expect("a target");
@@ -394,6 +395,7 @@ fn known_keys() -> BTreeSet<String> {
             files: &Files {
                 folder: PathBuf::new(),
                 read: &|path| disk.read(path),
+                tape: Tape::default(),
             },
         };
         let root = At::root(&root, around).block(KEYS).expect("a mapping");
