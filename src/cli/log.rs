@@ -66,7 +66,8 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
     let format = options
         .log_format
         .unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let lines = fmt::layer().with_writer(writer);
+    // Without the module: `target` is this house's word for where notifications go.
+    let lines = fmt::layer().with_target(false).with_writer(writer);
     let lines = match format {
         Format::Text => lines.with_ansi(terminal).compact().boxed(),
         Format::Json => lines

@@ -99,7 +99,9 @@ impl Writer {
             Value::Sequence(items) => {
                 self.part(b"sequence");
                 self.count(items.len());
-                items.iter().for_each(|item| self.node(item, env));
+                for item in items {
+                    self.node(item, env);
+                }
             }
             Value::Mapping(entries) => {
                 self.part(b"mapping");

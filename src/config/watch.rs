@@ -63,18 +63,14 @@ impl Watch {
     /// folder that was deleted and made again needs a new watch, and nothing tells so.
     pub fn follow(&mut self, files: &[PathBuf]) -> Mode {
         let folders = files.iter().map(|file| folder_of(file)).collect();
-        match self.rewatch(&folders) {
-            Ok(()) => {
-                self.folders = folders;
-                Mode::Inotify
-            }
-            Err(_) => {
-                // Half of the folders would be worse than none: it would seem to work.
-                self.watcher = None;
-                self.folders.clear();
-                Mode::Poll
-            }
+        if self.rewatch(&folders).is_ok() {
+            self.folders = folders;
+            return Mode::Inotify;
         }
+        // Half of the folders would be worse than none: it would seem to work.
+        self.watcher = None;
+        self.folders.clear();
+        Mode::Poll
     }
 
     /// Waits until it is time to look.

@@ -103,7 +103,7 @@ fn a_good_notification_is_explained_route_by_route() {
 fn a_mismatch_is_told_with_its_likely_cause() {
     let setup = setup();
     let with_newline = format!("{BODY}\n");
-    let pretty = BODY.replace("{", "{\n  ").replace(",\"", ",\n  \"");
+    let pretty = BODY.replace('{', "{\n  ").replace(",\"", ",\n  \"");
     let pretty = pretty.replace("\":", "\": ").replace('}', "\n}");
     let unescaped = BODY.replace("\\u003c", "<");
     let python = unescaped.replace(",\"", ", \"").replace("\":", "\": ");

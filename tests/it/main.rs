@@ -4,8 +4,13 @@
 
 mod harness;
 
+mod commands;
 mod explain;
 mod house;
+mod observe;
+mod privacy;
+mod probes;
 mod readme;
+mod reload;
 mod restart;
 mod whole;

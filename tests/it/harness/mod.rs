@@ -7,7 +7,7 @@ mod target;
 use std::time::{Duration, Instant};
 
 pub use relay::{Relay, Setup};
-pub use sender::{Sender, sign};
+pub use sender::{Sender, get, sign, sign_by};
 pub use target::Target;
 
 /// The partner secret of every test.

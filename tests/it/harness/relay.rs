@@ -45,13 +45,24 @@ impl Setup {
     }
 
     pub fn write_config(&self, rest: &str) {
+        std::fs::write(self.config(), Self::text(rest)).expect("writable");
+    }
+
+    /// The whole config.
+    pub fn text(rest: &str) -> String {
         let sources = if rest.contains("sources:") {
             ""
         } else {
             SOURCES
         };
-        let text = format!("{HEAD}{sources}{rest}");
-        std::fs::write(self.config(), text).expect("writable");
+        format!("{HEAD}{sources}{rest}")
+    }
+
+    /// Another word in the config, where there is `from`.
+    pub fn reword(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("readable");
+        assert!(text.contains(from), "{from}: {text}");
+        std::fs::write(self.config(), text.replace(from, to)).expect("writable");
     }
 
     pub fn config(&self) -> PathBuf {
@@ -61,16 +72,16 @@ impl Setup {
     /// `suki-relay run` on this config, not yet started.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
-        command.args([
-            "run",
-            "--log-format",
-            "json",
-            "--log-level",
-            "info",
-            "--config",
-        ]);
+        command.args(["run", "--log-format", "json", "--config"]);
         command.arg(self.config()).current_dir(self.path());
         command
+    }
+
+    /// Starts one that logs this.
+    pub fn start_at(&self, log_level: &str) -> Relay {
+        let mut command = self.command();
+        command.args(["--log-level", log_level]);
+        Relay::spawn(command, self.path().join("tls.crt"))
     }
 
     /// Starts a relay and waits until it listens.

@@ -32,10 +32,13 @@ pub struct Answer {
 }
 
 impl Sender {
+    /// Trusts the certificates of a file, and no others.
     pub fn new(address: SocketAddr, certificate: &Path) -> Self {
         let mut roots = rustls::RootCertStore::empty();
-        let certificate = CertificateDer::from_pem_file(certificate).expect("a certificate");
-        roots.add(certificate).expect("a root");
+        for certificate in CertificateDer::pem_file_iter(certificate).expect("a file") {
+            let certificate = certificate.expect("a certificate");
+            roots.add(certificate).expect("a root");
+        }
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let tls = rustls::ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
@@ -80,6 +83,28 @@ impl Sender {
         })
     }
 
+    /// Anything at all, at the path and query given.
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Option<Answer> {
+        let root = self.url.trim_end_matches("/webhooks/notification");
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("{root}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).expect("a request");
+        let answer = self.client.request(request).await.ok()?;
+        let status = answer.status().as_u16();
+        let body = text(answer.into_body()).await?;
+        Some(Answer { status, body })
+    }
+
     /// A timestamp that this sender has not used yet.
     pub fn generated_at(&self) -> String {
         let now = Timestamp::now().as_millis();
@@ -94,7 +119,11 @@ impl Sender {
 }
 
 pub fn sign(generated_at: &str, body: &[u8]) -> String {
-    let secret = Secret::from_text(SECRET.into()).expect("a secret");
+    sign_by(SECRET, generated_at, body)
+}
+
+pub fn sign_by(secret: &str, generated_at: &str, body: &[u8]) -> String {
+    let secret = Secret::from_text(secret.into()).expect("a secret");
     signature(&secret, generated_at, body)
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ pub struct Request {
 pub struct Target {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Target {
@@ -34,8 +36,11 @@ impl Target {
         let address = listener.local_addr().expect("an address");
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
         let (kept, status) = (requests.clone(), Arc::new(status));
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let opened = connections.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                opened.fetch_add(1, Ordering::Relaxed);
                 let (kept, status) = (kept.clone(), status.clone());
                 let service = service_fn(move |request| {
                     let (kept, status) = (kept.clone(), status.clone());
@@ -45,7 +50,11 @@ impl Target {
                 tokio::spawn(http1::Builder::new().serve_connection(stream, service));
             }
         });
-        Self { address, requests }
+        Self {
+            address,
+            requests,
+            connections,
+        }
     }
 
     /// Takes everything.
@@ -59,6 +68,11 @@ impl Target {
 
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("not poisoned").clone()
+    }
+
+    /// How many were opened so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub fn count(&self) -> usize {

@@ -1,0 +1,115 @@
+//! Logs: they tell nobody what is in a notification, and hold nobody up.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
+
+use crate::harness::{Setup, Target, eventually, get, sign};
+
+const CONFIG: &str = r#"
+targets:
+  - { name: ehr, http: { url: "TARGET" }, retry: { initial: 100ms, max: 100ms } }
+  - { name: dead, http: { url: "http://127.0.0.1:9/" }, retry: { initial: 100ms, max: 100ms } }
+routes:
+  - { name: all, to: [ehr, dead] }
+  - { name: broken, when: body.error_detail > 2, to: [ehr] }
+  - { name: by-header, when: 'headers["x-extra"] == "CANARY-none"', to: [ehr] }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_field_of_a_notification_is_in_logs_metrics_or_answers_at_any_level() {
+    let target = Target::start(|n| [503, 302, 429, 200][n % 4]).await;
+    let setup = Setup::new(&CONFIG.replace("TARGET", &target.url()));
+    let relay = setup.start_at("trace,h2=trace,hyper=trace,rustls=trace,suki_relay=trace");
+    let sender = relay.sender();
+    let good = r#"{"status":"CANARY-status","session_id":"CANARY-session",
+        "encounter_id":"CANARY-encounter","error_code":"CANARY-code",
+        "error_detail":"CANARY-detail","additional_info":{"CANARY-key":"CANARY-info"},
+        "_links":{"contents":[{"href":"CANARY-href"}]},"CANARY-unknown":["CANARY-item"]}"#;
+    let invalid = r#"{"status":["CANARY-invalid"]}"#;
+    let no_json = "CANARY-no-json {";
+    let mut shown = String::new();
+    let mut secrets = vec!["CANARY".to_owned()];
+    for body in [good, invalid, no_json] {
+        let at = sender.generated_at();
+        let signature = sign(&at, body.as_bytes());
+        for (at, key) in [
+            (at.as_str(), signature.as_str()),
+            (&at, &signature),
+            (&at, "CANARY-signature"),
+            ("CANARY-time", &sign("CANARY-time", body.as_bytes())),
+            (&at, &"ab".repeat(32)),
+        ] {
+            let headers = [
+                ("x-api-key", key),
+                ("generated-at", at),
+                ("content-type", "application/CANARY-type"),
+                ("x-extra", "CANARY-extra"),
+                ("cookie", "CANARY-cookie"),
+            ];
+            for (method, path) in [
+                ("POST", "/webhooks/notification?q=CANARY-query"),
+                ("POST", "/CANARY-path?q=CANARY-query"),
+                ("CANARY", "/webhooks/notification"),
+            ] {
+                let answer = sender.request(method, path, &headers, body).await;
+                shown += &answer.expect("an answer").body;
+            }
+            secrets.push(key.to_owned());
+        }
+    }
+    eventually("targets were tried", async || target.count() >= 4).await;
+    shown += &relay.admin("/CANARY-admin?q=CANARY").await.1;
+    shown += &relay.admin("/metrics").await.1;
+    relay.signal("TERM");
+    let mut relay = relay;
+    relay.ended().await;
+    let log = relay.log();
+    assert!(log.iter().any(|line| line["level"] == "DEBUG"), "{log:?}");
+    let lines = log.iter().map(ToString::to_string);
+    for line in lines.chain(shown.lines().map(str::to_owned)) {
+        for secret in &secrets {
+            assert!(!line.contains(secret.as_str()), "{secret}: {line}");
+        }
+    }
+}
+
+/// The end of a pipe that nobody reads; far more lines than it and the queue before it take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_stops_nothing_and_counts_what_it_drops() {
+    let setup = Setup::new(&CONFIG.replace("TARGET", "http://127.0.0.1:9/"));
+    let (sender, admin) = (free_address(), free_address());
+    setup.reword("address: 127.0.0.1:0\n", &format!("address: {sender}\n"));
+    setup.reword("address: 127.0.0.1:0 ", &format!("address: {admin} "));
+    let mut command = setup.command();
+    let mut child = command
+        .args(["--log-level", "trace"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    eventually("it listens", async || TcpStream::connect(sender).is_ok()).await;
+    let dropped = async || {
+        let (status, page) = get(admin, "/metrics").await;
+        assert_eq!(status, 200);
+        !page.contains("\nsuki_relay_log_lines_dropped_total 0\n")
+    };
+    assert!(!dropped().await);
+    for _ in 0..30_000 {
+        // Each is a failed handshake, and a line of it.
+        let mut stream = TcpStream::connect(sender).expect("connected");
+        stream.write_all(b"no TLS at all\r\n\r\n").expect("written");
+    }
+    eventually("lines are dropped", dropped).await;
+    let client = crate::harness::Sender::new(sender, &setup.path().join("tls.crt"));
+    let answer = client
+        .post(r#"{"status":"success","session_id":"s"}"#)
+        .await;
+    assert_eq!(answer.expect("an answer").status, 200);
+    child.kill().expect("killed");
+    child.wait().expect("waited");
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
