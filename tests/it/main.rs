@@ -1,6 +1,11 @@
 //! The relay from outside: the real binary, real sockets, real files, real kills.
 
-#![allow(clippy::expect_used)] // all of this crate is tests, and what they share
+// All of this crate is tests and what they share: counts are small, texts short.
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::expect_used,
+    clippy::format_collect
+)]
 
 mod harness;
 
