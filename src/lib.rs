@@ -75,7 +75,7 @@
 //! ```
 //!
 //! Begin with [`ingress`], whose `receive` is the whole plot of a request, and with the header of
-//! [`spool::disk`], which says what a crash at each point leaves.
+//! `spool/disk.rs`, which says what a crash at each point leaves.
 
 pub mod clock;
 pub mod name;
