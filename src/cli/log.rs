@@ -4,8 +4,8 @@
 //! counted, so a reader that stopped reading stops nothing else. A panic logs its place and not its
 //! message, which might quote what it worked on.
 //!
-//! Whatever level is asked for, other crates are heard from `warn` upwards only: below that, h2, hyper and
-//! rustls print header and body bytes, and with them signatures and what patients said.
+//! Whatever level is asked for, other crates are heard from `warn` upwards only: what they print below
+//! that is theirs to choose, and they work on header and body bytes: signatures, and what patients said.
 
 use std::io::{IsTerminal, stdout};
 

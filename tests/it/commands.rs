@@ -64,7 +64,7 @@ fn a_device_that_never_ends_is_refused_too() {
 }
 
 #[test]
-fn the_schema_command_prints_what_the_shipped_config_holds_to() {
+fn the_schema_command_prints_a_schema_of_every_section() {
     let output = relay(&["schema"]);
     assert!(output.status.success());
     let schema = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -105,9 +105,8 @@ fn every_command_and_every_option_says_what_it_is_for() {
         let help = String::from_utf8(help.stdout).expect("text");
         assert!(help.starts_with(|c: char| c.is_uppercase()), "{help}");
         let options = help.split("Options:\n").nth(1).expect("options");
-        let mut lines = options.lines().peekable();
         let mut seen = 0;
-        for line in lines.by_ref() {
+        for line in options.lines() {
             let Some((option, text)) = line.trim_start().split_once("  ") else {
                 continue;
             };

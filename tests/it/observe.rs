@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::harness::{Relay, Setup, Target, eventually, get};
+use crate::harness::{Killed, Relay, Setup, Target, eventually, free_address, get};
 
 const CONFIG: &str = r#"
 targets:
@@ -274,19 +273,4 @@ fn sorted((name, labels): (&str, &str)) -> String {
     let mut labels: Vec<_> = labels.trim_end_matches('}').split(',').collect();
     labels.sort_unstable();
     format!("{name}{{{}}}", labels.join(","))
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
-}
-
-/// Killed when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

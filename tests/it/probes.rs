@@ -74,14 +74,17 @@ async fn a_full_spool_changes_no_probe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scrapers_that_hammer_or_never_read_cost_the_sender_nothing() {
+async fn scrapers_that_hammer_hang_or_never_read_cost_the_sender_nothing() {
     let target = Target::accepting().await;
     let setup = Setup::new(&to(&target.url()));
     let relay = setup.start();
     let sender = relay.sender();
     assert_eq!(sender.post(BODY).await.expect("an answer").status, 200);
     let base = descriptors(&relay);
-    let silent: Vec<_> = (0..50).map(|_| ask_and_never_read(&relay)).collect();
+    let deaf: Vec<_> = (0..50).map(|_| ask_and_never_read(&relay)).collect();
+    let mute: Vec<_> = (0..50)
+        .map(|_| TcpStream::connect(relay.admin_address).expect("connected"))
+        .collect();
     let address = relay.admin_address;
     let scrapers: Vec<_> = (0..10)
         .map(|_| {
@@ -102,7 +105,7 @@ async fn scrapers_that_hammer_or_never_read_cost_the_sender_nothing() {
         descriptors(&relay) <= base + 2
     })
     .await;
-    drop(silent);
+    drop((deaf, mute));
 }
 
 /// Open for as long as it is kept.

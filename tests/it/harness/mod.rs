@@ -4,6 +4,8 @@ mod relay;
 mod sender;
 mod target;
 
+use std::net::{SocketAddr, TcpListener};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 pub use relay::{Relay, Setup};
@@ -22,5 +24,21 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
     while !condition().await {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An address of this machine that nothing listens on just now.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// A process that is killed when dropped.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

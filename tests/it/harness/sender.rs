@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
+use http::Version;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -34,6 +35,10 @@ pub struct Answer {
 impl Sender {
     /// Trusts the certificates of a file, and no others.
     pub fn new(address: SocketAddr, certificate: &Path) -> Self {
+        Self::speaking(Version::HTTP_11, address, certificate)
+    }
+
+    pub fn speaking(version: Version, address: SocketAddr, certificate: &Path) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(certificate).expect("a file") {
             let certificate = certificate.expect("a certificate");
@@ -47,9 +52,11 @@ impl Sender {
             .with_no_client_auth();
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
-            .https_only()
-            .enable_http1()
-            .build();
+            .https_only();
+        let connector = match version {
+            Version::HTTP_2 => connector.enable_http2().build(),
+            _ => connector.enable_http1().build(),
+        };
         let client = Client::builder(TokioExecutor::new()).build(connector);
         let url = format!("https://localhost:{}/webhooks/notification", address.port());
         Self {
