@@ -92,7 +92,7 @@ impl Relay {
 
         let (spool, spool_failure) = open(config.spool, spool::Metrics::new(&registry)?).await?;
         admin.probes.watch(spool.clone());
-        let owed: Vec<_> = spool.counts().await?.targets.into_keys().collect();
+        let owed = spool.targets_owed().await?;
 
         let ingress_metrics = Arc::new(ingress::Metrics::new(&registry)?);
         ingress_metrics.prepare(&config.routing);

@@ -154,6 +154,11 @@ impl Disk {
             .inspect_err(|_| self.shared.metrics.error(Op::Read))
     }
 
+    pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
+        let owed = self.readers.read(read::Reader::targets_owed).await;
+        owed.inspect_err(|_| self.shared.metrics.error(Op::Read))
+    }
+
     pub async fn counts(&self) -> Result<Counts, ReadError> {
         let counts = self.readers.read(read::Reader::counts).await;
         counts.inspect_err(|_| self.shared.metrics.error(Op::Read))

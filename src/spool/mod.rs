@@ -247,6 +247,13 @@ impl Spool {
         self.disk.due(target, now, limit).await
     }
 
+    /// Every target that is owed a delivery, whether the config still names it or not.
+    ///
+    /// Cancellation: safe; it changes nothing.
+    pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
+        self.disk.targets_owed().await
+    }
+
     /// Notified after each commit that put deliveries for the target. It remembers one notification,
     /// so none is missed between [`Spool::due`] and waiting. For one waiter a target.
     pub fn wake(&self, target: &Name) -> Arc<Notify> {

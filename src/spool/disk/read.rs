@@ -116,6 +116,16 @@ impl Reader {
         Ok(page)
     }
 
+    /// Asks the index of what is due once for each target: not a matter of the backlog's length.
+    pub fn targets_owed(&mut self) -> Sql<Vec<Name>> {
+        let mut find = self.connection.prepare_cached(
+            "SELECT text FROM ledger AS l JOIN name ON id = l.target
+             WHERE EXISTS (SELECT 1 FROM delivery AS d INDEXED BY due
+                           WHERE d.state = 0 AND d.target = l.target)",
+        )?;
+        find.query_map([], |row| name(row, 0))?.collect()
+    }
+
     pub fn counts(&mut self) -> Sql<Counts> {
         let snapshot = self.connection.unchecked_transaction()?;
         let mut counts = Counts {

@@ -169,6 +169,25 @@ async fn a_notification_is_settled_only_when_every_target_has_it() {
 }
 
 #[tokio::test]
+async fn a_target_is_owed_while_something_is_pending_for_it() {
+    let House { spool, .. } = house();
+    assert_eq!(spool.targets_owed().await.expect("reads"), []);
+    for body in ["a", "b"] {
+        let accepted = spool.accept(submission(body, &["ehr", "audit"])).await;
+        accepted.expect("room");
+    }
+    for (delivery, result) in due(&spool, "ehr")
+        .await
+        .iter()
+        .zip([Settled::Delivered, Settled::DeadLettered])
+    {
+        settle(&spool, &delivery.key, result).await;
+    }
+    let owed = spool.targets_owed().await.expect("reads");
+    assert_eq!(owed, [name("audit")]);
+}
+
+#[tokio::test]
 async fn what_a_kill_leaves_holds_all_that_was_promised() {
     let House { spool, folder, .. } = house();
     for n in 0..50 {
