@@ -164,19 +164,22 @@ impl Config {
             env,
             files: &files,
         };
-        let parts = At::root(&root, around)
-            .block(KEYS)
-            .and_then(|root| Parts::read(&root));
+        let read = At::root(&root, around).block(KEYS).and_then(|root| {
+            let parts = Parts::read(&root)?;
+            // Reading goes on past a problem, and would tell it again here.
+            let outline = report.is_clean().then(|| parts.outline(&root));
+            Ok((parts, outline.transpose()?))
+        });
         let contents = files.tape.fingerprint();
         let (problems, warnings, files) = report.into_parts();
-        match parts {
-            Ok(parts) if problems.is_empty() => Ok(Self {
+        match read {
+            Ok((parts, Some(outline))) => Ok(Self {
                 listen: parts.listen,
                 admin: parts.admin,
                 spool: parts.spool,
                 drain: parts.drain,
                 routing: parts.routing,
-                outline: parts.outline,
+                outline,
                 files,
                 contents,
                 sha256: sha256(text),
@@ -200,7 +203,6 @@ struct Parts {
     spool: spool::Options,
     drain: Drain,
     routing: Routing,
-    outline: Outline,
 }
 
 impl Parts {
@@ -224,17 +226,20 @@ impl Parts {
             );
         }
         let (drain, routing) = (drain?, routing?);
-        let outline = Outline {
-            fixed: Fixed::of(&listen, &admin, &spool, &drain),
-            parts: outline::Parts::read(root)?,
-        };
         Ok(Self {
             listen,
             admin,
             spool,
             drain,
             routing,
-            outline,
+        })
+    }
+
+    /// Of a config in which no problem was found.
+    fn outline(&self, root: &Block<'_>) -> Read<Outline> {
+        Ok(Outline {
+            fixed: Fixed::of(&self.listen, &self.admin, &self.spool, &self.drain),
+            parts: outline::Parts::read(root)?,
         })
     }
 }

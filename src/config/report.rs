@@ -52,6 +52,10 @@ impl Report {
         self.problems.borrow_mut().push(problem);
     }
 
+    pub fn is_clean(&self) -> bool {
+        self.problems.borrow().is_empty()
+    }
+
     pub fn warning(&self, warning: Problem) {
         self.warnings.borrow_mut().push(warning);
     }
@@ -77,8 +81,6 @@ impl Report {
         let sorted = |found: RefCell<Vec<Problem>>| {
             let mut found = found.into_inner();
             found.sort_by_key(|problem| problem.place);
-            // A block that is read for two purposes is told of once.
-            found.dedup();
             found
         };
         (
