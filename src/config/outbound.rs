@@ -8,33 +8,11 @@ use super::build::{Http, HttpTls};
 use super::reader::{At, Read};
 use super::{references, tls, url};
 use crate::secret::Secret;
+use crate::target::http::is_reserved;
 
 const KEYS: &[&str] = &["url", "headers", "bearer_token", "tls"];
 const TLS_KEYS: &[&str] = &["ca", "certificate", "private_key", "server_name"];
 const HEADERS_MAX: usize = 64;
-/// What the relay, or the protocol, sets on each request.
-const OWN_HEADERS: [&str; 19] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "generated-at",
-    "host",
-    "idempotency-key",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "traceparent",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "webhook-id",
-    "webhook-signature",
-    "webhook-timestamp",
-    "x-api-key",
-];
-const OWN_PREFIX: &str = "suki-relay-";
 
 pub(super) fn read(at: &At<'_>) -> Read<Http> {
     let block = at.block(KEYS)?;
@@ -88,7 +66,7 @@ fn header(name: &str, at: &At<'_>, seen: &mut Vec<HeaderName>) -> Read<Option<He
     let Ok(name) = name.parse::<HeaderName>() else {
         return at.problem(format!("`{name}` is no name of a header"));
     };
-    if OWN_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(OWN_PREFIX) {
+    if is_reserved(&name) {
         return at.problem(format!(
             "`{name}` is set by the relay itself; choose another name"
         ));

@@ -14,10 +14,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -40,8 +37,6 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const GENERATED_AT: HeaderName = HeaderName::from_static("generated-at");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const SOURCE: HeaderName = HeaderName::from_static("suki-relay-source");
 const ATTEMPT: HeaderName = HeaderName::from_static("suki-relay-attempt");
@@ -50,28 +45,34 @@ const REPLAY: HeaderName = HeaderName::from_static("suki-relay-replay");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers that a target's static ones may not name: ours, or the connection's.
-const RESERVED: [HeaderName; 20] = [
-    X_API_KEY,
-    GENERATED_AT,
-    WEBHOOK_ID,
-    WEBHOOK_TIMESTAMP,
-    WEBHOOK_SIGNATURE,
-    IDEMPOTENCY_KEY,
-    SOURCE,
-    ATTEMPT,
-    RECEIVED_AT,
-    REPLAY,
-    TRACEPARENT,
-    CONTENT_TYPE,
-    CONTENT_LENGTH,
-    CONNECTION,
-    HOST,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    USER_AGENT,
+const RESERVED: [&str; 19] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "generated-at",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+    "x-api-key",
 ];
+/// Headers of our own begin with it.
+const RESERVED_PREFIX: &str = "suki-relay-";
+
+/// Whether a target's static headers may not name it.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    RESERVED.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_PREFIX)
+}
 
 /// How to reach a target by HTTP.
 #[derive(Debug)]
@@ -261,7 +262,7 @@ fn check_url(options: &Options) -> Result<(), BuildError> {
 fn prepare(options: &Options) -> Result<HeaderMap, BuildError> {
     let mut prepared = HeaderMap::new();
     for (name, value) in &options.headers {
-        if RESERVED.contains(name) {
+        if is_reserved(name) {
             return Err(BuildError::Reserved(name.clone()));
         }
         prepared.append(name.clone(), value.clone());
