@@ -1,8 +1,9 @@
 //! What the metrics say of the config in use, and of those that came after it.
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use super::metrics::opts;
 use crate::clock::Timestamp;
 use crate::config::{Config, WatchMode};
 
@@ -103,8 +104,4 @@ impl ConfigMetrics {
             .into_iter()
             .try_for_each(|collector| registry.register(collector))
     }
-}
-
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("suki_relay")
 }

@@ -35,7 +35,7 @@ fn build_info(registry: &Registry) -> prometheus::Result<()> {
     add(registry, info)
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("suki_relay")
 }
 

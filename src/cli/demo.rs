@@ -20,6 +20,7 @@ use super::trust::Trust;
 use super::{log, runtime};
 use crate::app::Relay;
 use crate::config::Config;
+use crate::ingress::tls::self_signed;
 use crate::schema::EXAMPLES;
 use crate::secret::Secret;
 
@@ -65,10 +66,9 @@ fn expected(target: &str) -> usize {
 }
 
 fn config(folder: &Path, targets: [SocketAddr; 2]) -> anyhow::Result<Config> {
-    let pair =
-        rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    std::fs::write(folder.join("tls.crt"), pair.cert.pem())?;
-    std::fs::write(folder.join("tls.key"), pair.signing_key.serialize_pem())?;
+    let pair = self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    std::fs::write(folder.join("tls.crt"), pair.certificate)?;
+    std::fs::write(folder.join("tls.key"), pair.private_key.expose())?;
     std::fs::write(folder.join("secret"), SECRET)?;
     let [ehr, audit] = targets;
     let text = format!(

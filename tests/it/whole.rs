@@ -93,41 +93,32 @@ async fn the_same_bytes_again_are_answered_alike_and_delivered_once() {
     let setup = Setup::new(&two_targets(&ehr, &audit));
     let relay = setup.start();
     let sender = relay.sender();
-    let good = (sender.generated_at(), FORM, 200);
-    let invalid = (sender.generated_at(), "{}", 400);
-    for (at, body, status) in [&good, &invalid] {
-        let signature = crate::harness::sign(at, body.as_bytes());
-        assert_eq!(
-            sender
-                .send(at, &signature, *body)
-                .await
-                .expect("an answer")
-                .status,
-            *status
-        );
-    }
+    let posts = [
+        (sender.generated_at(), FORM, 200),
+        (sender.generated_at(), "{}", 400),
+    ];
+    all_are_answered(&sender, &posts).await;
     // Once it is settled on disk, no crash can deliver it again.
     eventually("it is settled", async || settled(&relay).await >= 1.0).await;
     relay.kill();
     let relay = setup.start();
     let sender = relay.sender();
-    for (at, body, status) in [&good, &invalid] {
-        let signature = crate::harness::sign(at, body.as_bytes());
-        assert_eq!(
-            sender
-                .send(at, &signature, *body)
-                .await
-                .expect("an answer")
-                .status,
-            *status
-        );
-    }
+    all_are_answered(&sender, &posts).await;
     let duplicates = "suki_relay_requests_total{result=\"duplicate\",source=\"suki\"}";
     assert!((relay.metric(duplicates).await - 2.0).abs() < 0.1);
     // A later notification overtakes nothing: once it is there, a second copy would be, too.
     assert_eq!(sender.post(FORM).await.expect("an answer").status, 200);
     eventually("the later one is delivered", async || audit.count() >= 2).await;
     assert_eq!(audit.count(), 2);
+}
+
+/// Posts these bytes with these timestamps, and holds each answer to its status.
+async fn all_are_answered(sender: &crate::harness::Sender, posts: &[(String, &'static str, u16)]) {
+    for (at, body, status) in posts {
+        let signature = crate::harness::sign(at, body.as_bytes());
+        let answer = sender.send(at, &signature, *body).await;
+        assert_eq!(answer.expect("an answer").status, *status);
+    }
 }
 
 /// Notifications on disk of which nothing is owed any more.

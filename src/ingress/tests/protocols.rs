@@ -83,25 +83,25 @@ async fn an_http_2_body_too_large_is_413_and_the_connection_stays() {
 
 #[tokio::test]
 async fn an_idle_http_2_connection_is_told_to_go() {
-    let relay = Relay::start(Limits {
+    ends_cleanly_after_an_answer(Limits {
         idle_timeout: SOON,
         ..limits()
     })
     .await;
-    let (mut sender, connection) = http2(&relay).await;
-    let answer = within(sender.send_request(request(&now()))).await;
-    assert_eq!(answer.expect("an answer").status().as_u16(), 200);
-    let ended = within(connection).await.expect("no panic");
-    assert!(ended.is_ok(), "a clean end: {ended:?}");
 }
 
 #[tokio::test]
 async fn an_old_http_2_connection_ends_after_an_answer() {
-    let relay = Relay::start(Limits {
+    ends_cleanly_after_an_answer(Limits {
         connection_age_max: Some(Duration::ZERO),
         ..limits()
     })
     .await;
+}
+
+/// One answer over HTTP/2, and then the relay ends the connection.
+async fn ends_cleanly_after_an_answer(limits: Limits) {
+    let relay = Relay::start(limits).await;
     let (mut sender, connection) = http2(&relay).await;
     let answer = within(sender.send_request(request(&now()))).await;
     assert_eq!(answer.expect("an answer").status().as_u16(), 200);
