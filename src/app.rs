@@ -172,14 +172,19 @@ impl Relay {
         }
     }
 
-    /// Stops politely: returns once everything in hand has ended, or `drain.deadline` has passed.
-    pub async fn drain(&mut self) {
+    /// Stops politely: `Ok` once everything in hand has ended, or `drain.deadline` has passed; a failure
+    /// of the spool cuts it short.
+    pub async fn drain(&mut self) -> Result<(), Failure> {
         let signal = Instant::now();
         let deadline = signal + self.drain.deadline;
         self.admin.probes.enter(admin::Phase::Draining);
         self.dispatch_phase.send_replace(dispatch::Phase::Draining);
         tracing::info!("draining: not ready any more, still accepting");
-        tokio::time::sleep_until(signal + self.drain.delay).await;
+        let accepting = tokio::time::sleep_until(signal + self.drain.delay);
+        tokio::select! {
+            Some(fatal) = self.spool_failure.recv() => return Err(Failure::Spool(fatal)),
+            () = accepting => {}
+        }
         self.ingress_drain.send_replace(Some(deadline));
         self.dispatch_phase
             .send_replace(dispatch::Phase::Stopping { deadline });
@@ -187,12 +192,14 @@ impl Relay {
             let _ = (&mut self.listener).await;
             let _ = self.dispatcher.ended().await;
         };
-        match tokio::time::timeout_at(deadline, ended).await {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => {
+        tokio::select! {
+            Some(fatal) = self.spool_failure.recv() => return Err(Failure::Spool(fatal)),
+            () = ended => tracing::info!("drained"),
+            () = tokio::time::sleep_until(deadline) => {
                 tracing::info!("the drain's deadline has passed; what is owed is in the spool");
             }
         }
+        Ok(())
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn run(options: &log::Options) -> anyhow::Result<()> {
         );
         let ids = send_examples(relay.sender_address(), &folder.path().join("tls.crt")).await?;
         let arrived = targets.wait_for(ids).await;
-        relay.drain().await;
+        relay.drain().await?;
         arrived
     })?;
     println!("\nEvery delivery arrived. Next: edit config.yaml, then `suki-relay run`.");

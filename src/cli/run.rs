@@ -63,7 +63,7 @@ async fn relay(
     }
     // A second signal cuts the politeness short: what is on disk stays there either way.
     tokio::select! {
-        () = relay.drain() => {}
+        drained = relay.drain() => drained.map_err(work_failure)?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
