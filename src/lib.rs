@@ -31,7 +31,8 @@
 //! * A *delivery* is one notification owed to one target, over all its *attempts*; an attempt has an
 //!   *outcome*.
 //! * A *dead letter* is a delivery that gave up, kept until an operator acts.
-//! * *Quarantine* holds authentic notifications that cannot be delivered as they are.
+//! * *Quarantine* holds authentic notifications that cannot be delivered as they are; beside it, a bounded
+//!   *ring* holds requests that are *unverified*, should a secret have been set wrong.
 //! * The *spool* is the durable store of all of these.
 //!
 //! # The invariants, and the tests that hold them

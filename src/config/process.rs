@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::block::Block;
 use super::listen::address;
-use super::reader::Read;
+use super::reader::{At, Read};
+use super::units::ShownSize;
 use crate::spool;
 
 /// The listener for metrics and probes.
@@ -36,7 +37,7 @@ pub(super) fn admin(root: &Block<'_>) -> Read<Admin> {
 }
 
 pub(super) fn spool(root: &Block<'_>) -> Read<spool::Options> {
-    let block = root.block("spool", &["disk", "keep_delivered"])?;
+    let block = root.block("spool", &["disk", "keep_delivered", "unverified_capacity"])?;
     let keep_delivered = block.or("keep_delivered", Duration::from_hours(72), |at| {
         at.duration(Duration::from_secs(1)..=Duration::from_hours(8760))
     });
@@ -46,11 +47,24 @@ pub(super) fn spool(root: &Block<'_>) -> Read<spool::Options> {
         Ok(files.resolve(&at.text()?.value))
     });
     let capacity_bytes = disk.or("capacity", 4 * GIB, |at| at.size(MIB..=16 * 1024 * GIB));
+    let unverified = block.or("unverified_capacity", 64 * MIB, unverified_capacity);
     Ok(spool::Options {
         path: path?,
         capacity_bytes: capacity_bytes?,
         keep_delivered: keep_delivered?,
+        unverified_capacity_bytes: unverified?,
     })
+}
+
+/// Nothing at all, or enough to be of use.
+fn unverified_capacity(at: &At<'_>) -> Read<u64> {
+    match at.size(0..=1024 * GIB)? {
+        bytes @ 1..MIB => at.problem(format!(
+            "`{}` is less than `1MiB`; make it larger, or turn the ring off with `0B`",
+            ShownSize(bytes)
+        )),
+        bytes => Ok(bytes),
+    }
 }
 
 pub(super) fn drain(root: &Block<'_>) -> Read<Drain> {

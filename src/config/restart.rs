@@ -22,10 +22,12 @@ impl Fixed {
             path,
             capacity_bytes,
             keep_delivered,
+            unverified_capacity_bytes,
         } = spool;
         fixed.add("spool.disk.path", path);
         fixed.add("spool.disk.capacity", capacity_bytes);
         fixed.add("spool.keep_delivered", keep_delivered);
+        fixed.add("spool.unverified_capacity", unverified_capacity_bytes);
         let Drain { delay, deadline } = drain;
         fixed.add("drain.delay", delay);
         fixed.add("drain.deadline", deadline);

@@ -164,6 +164,8 @@ fn the_shipped_config_shows_the_defaults() {
     assert_eq!(shipped.drain, minimal.drain);
     assert_eq!(shipped.spool.capacity_bytes, minimal.spool.capacity_bytes);
     assert_eq!(shipped.spool.keep_delivered, minimal.spool.keep_delivered);
+    let ring = |config: &Config| config.spool.unverified_capacity_bytes;
+    assert_eq!(ring(&shipped), ring(&minimal));
     let policy = |config: &Config| {
         config
             .routing

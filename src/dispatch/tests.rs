@@ -147,6 +147,7 @@ fn spool() -> (Spool, TempDir) {
         path: folder.path().to_owned(),
         capacity_bytes: 64 * 1024 * 1024,
         keep_delivered: Duration::from_hours(72),
+        unverified_capacity_bytes: 1024 * 1024,
     };
     let metrics = spool::Metrics::new(&Registry::new()).unwrap();
     let spool = Spool::open(&options, metrics, |fatal| panic!("{fatal}")).unwrap();

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ const HTTP2_LOCAL_RESETS_MAX: usize = 1024;
 /// Attends to one client until its connection ends.
 ///
 /// Cancellation: cuts the connection; commits that it asked for go on.
-pub async fn attend(tcp: TcpStream, ingress: Arc<Ingress>, mut drain: Drain) {
+pub async fn attend(tcp: TcpStream, peer: IpAddr, ingress: Arc<Ingress>, mut drain: Drain) {
     let _open = ingress.metrics.opened();
     // Answers are small and final: waiting to fill a packet only delays them.
     let _ = tcp.set_nodelay(true);
@@ -60,9 +61,9 @@ pub async fn attend(tcp: TcpStream, ingress: Arc<Ingress>, mut drain: Drain) {
     };
     match shaken {
         Ok(tls) if tls.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) => {
-            http2(tls, &ingress, drain).await;
+            http2(tls, peer, &ingress, drain).await;
         }
-        Ok(tls) => http1(tls, &ingress, drain).await,
+        Ok(tls) => http1(tls, peer, &ingress, drain).await,
         Err(reason) => {
             debug!(reason = reason.as_str(), "TLS handshake failed");
             ingress.metrics.handshake_failed(reason);
@@ -82,7 +83,7 @@ async fn handshake(
     }
 }
 
-async fn http1(tls: TlsStream<TcpStream>, ingress: &Arc<Ingress>, mut drain: Drain) {
+async fn http1(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, mut drain: Drain) {
     let limits = &ingress.limits;
     let progress = Progress::new();
     let stream = Stream::new(
@@ -97,7 +98,7 @@ async fn http1(tls: TlsStream<TcpStream>, ingress: &Arc<Ingress>, mut drain: Dra
         .max_headers(HTTP1_HEADERS_MAX)
         .max_buf_size(HTTP1_BUFFER_BYTES_MAX)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), requests(ingress, &progress));
+        .serve_connection(TokioIo::new(stream), requests(ingress, peer, &progress));
     let mut connection = pin!(connection);
     select! {
         ended = connection.as_mut() => return note(ended),
@@ -107,7 +108,7 @@ async fn http1(tls: TlsStream<TcpStream>, ingress: &Arc<Ingress>, mut drain: Dra
     note(connection.await);
 }
 
-async fn http2(tls: TlsStream<TcpStream>, ingress: &Arc<Ingress>, mut drain: Drain) {
+async fn http2(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, mut drain: Drain) {
     let limits = &ingress.limits;
     let progress = Progress::new();
     let stream = Stream::new(tls, Arc::clone(&progress), None, limits.idle_timeout);
@@ -121,7 +122,7 @@ async fn http2(tls: TlsStream<TcpStream>, ingress: &Arc<Ingress>, mut drain: Dra
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS_MAX)
         .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
-        .serve_connection(TokioIo::new(stream), requests(ingress, &progress));
+        .serve_connection(TokioIo::new(stream), requests(ingress, peer, &progress));
     let mut connection = pin!(connection);
     select! {
         ended = connection.as_mut() => return note(ended),
@@ -141,6 +142,7 @@ async fn http2(tls: TlsStream<TcpStream>, ingress: &Arc<Ingress>, mut drain: Dra
 /// Answers the requests of one connection.
 fn requests(
     ingress: &Arc<Ingress>,
+    peer: IpAddr,
     progress: &Arc<Progress>,
 ) -> impl HttpService<
     Incoming,
@@ -154,7 +156,7 @@ fn requests(
         let progress = Arc::clone(&progress);
         async move {
             let version = request.version();
-            let mut answer = ingress.answer(request).await;
+            let mut answer = ingress.answer(peer, request).await;
             drop(in_hand);
             if progress.is_older_than(ingress.limits.connection_age_max) {
                 reply::close(&mut answer, version);

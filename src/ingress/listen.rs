@@ -4,6 +4,7 @@
 //! nothing here. Errors of accepting never end the listener and never make it spin.
 
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ pub async fn serve(listener: TcpListener, ingress: Arc<Ingress>, mut drain: Drai
             biased;
             () = told(&mut drain) => break,
             Some(ended) = connections.join_next() => note(ended),
-            (tcp, permit) = next(&listener, &permits) => {
-                let attended = attend(tcp, Arc::clone(&ingress), orders.clone());
+            (tcp, peer, permit) = next(&listener, &permits) => {
+                let attended = attend(tcp, peer, Arc::clone(&ingress), orders.clone());
                 connections.spawn(async move {
                     attended.await;
                     drop(permit);
@@ -68,13 +69,13 @@ pub(super) async fn told(drain: &mut Drain) {
 async fn next(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
+) -> (TcpStream, IpAddr, OwnedSemaphorePermit) {
     loop {
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
             std::future::pending().await // never closed
         };
         match listener.accept().await {
-            Ok((tcp, _)) => return (tcp, permit),
+            Ok((tcp, peer)) => return (tcp, peer.ip(), permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");

@@ -29,6 +29,7 @@ pub mod tls;
 mod tests;
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -48,8 +49,8 @@ use tracing::debug;
 use crate::clock::Timestamp;
 use crate::notification::Notification;
 use crate::routing::{Routing, Source};
-use crate::spool::{Kept, Spool};
-use crate::verify::Signed;
+use crate::spool::{Kept, Spool, UnverifiedRequest};
+use crate::verify::{Signed, Unverified};
 
 use self::judge::Judged;
 use self::metrics::{Series, Tally};
@@ -117,7 +118,7 @@ impl Ingress {
     }
 
     /// Answers one request, whatever happens, and counts it.
-    async fn answer<B>(&self, request: Request<B>) -> Answer
+    async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -126,7 +127,7 @@ impl Ingress {
         let (head, mut body) = request.into_parts();
         let source = routing.source_at(head.uri.path());
         let series = self.metrics.series(source.map(Arc::as_ref));
-        let plot = self.receive(&routing, source, &series, &head, &mut body);
+        let plot = self.receive(&routing, source, &series, peer, &head, &mut body);
         let outcome = contained(plot).await.unwrap_or(Err(Rejection::Unavailable));
         series.count(outcome.map_or_else(Rejection::tally, |promise| promise.tally));
         match outcome {
@@ -145,6 +146,7 @@ impl Ingress {
         routing: &Routing,
         source: Option<&Arc<Source>>,
         series: &Series,
+        peer: IpAddr,
         head: &Parts,
         body: &mut B,
     ) -> Result<Promise, Rejection>
@@ -168,12 +170,15 @@ impl Ingress {
             signature: signature.to_owned(),
             body: body.bytes,
         };
-        let verified = source
-            .keyring
-            .verify(signed)
-            .map_err(|_| Rejection::Unauthorized)?;
-        series.matched(verified.secret());
         let content_type = head::content_type(&head.headers);
+        let verified = match source.keyring.verify(signed) {
+            Ok(verified) => verified,
+            Err(unverified) => {
+                self.offer_to_ring(peer, source, content_type, unverified);
+                return Err(Rejection::Unauthorized);
+            }
+        };
+        series.matched(verified.secret());
         let notification = Notification::new(
             verified,
             source.name.clone(),
@@ -189,6 +194,27 @@ impl Ingress {
             series.accepted_at(Timestamp::now());
         }
         Ok(promise)
+    }
+
+    /// Should a secret be set wrong, what it would have verified is not lost. Waits for nothing.
+    fn offer_to_ring(
+        &self,
+        peer: IpAddr,
+        source: &Source,
+        content_type: Option<String>,
+        unverified: Unverified,
+    ) {
+        // What is no signature at all will never be one of a secret's.
+        let Unverified::NoMatch(signed) = unverified else {
+            return;
+        };
+        let request = UnverifiedRequest {
+            source: source.name.clone(),
+            received_at: Timestamp::now(),
+            content_type,
+            signed,
+        };
+        self.spool.unverified().offer(peer, request);
     }
 
     /// Hands a submission to the spool and waits for its word, for a while. The commit is a task of its

@@ -53,6 +53,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{Notify, oneshot};
 
+pub(super) use self::fault::cause;
+pub(super) use self::folder::private_file;
+pub(super) use self::read::name;
+
 use self::checkpoint::Checkpointer;
 use self::folder::{Folder, Role};
 use self::queue::Queue;

@@ -17,6 +17,9 @@ pub struct Metrics {
     notifications: [IntGauge; State::ALL.len()],
     errors: [IntCounter; Op::ALL.len()],
     quarantine: [IntGauge; Reason::ALL.len()],
+    /// As if it were one more reason of quarantine.
+    pub(super) unverified: IntGauge,
+    dropped: [IntCounter; Dropped::ALL.len()],
     dead_letters: IntGaugeVec,
     pending: IntGaugeVec,
     oldest_pending: GaugeVec,
@@ -52,6 +55,17 @@ pub(super) enum Op {
     Full,
 }
 
+/// Why an unverified request was not kept, in `unverified_dropped_total{cause}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// More came than is kept of one peer, or of all.
+    Rate,
+    /// More waited for the disk than may wait.
+    Busy,
+    /// It could not be written, or is larger than the ring.
+    Failed,
+}
+
 impl Metrics {
     /// # Errors
     /// If `registry` already holds one of these names.
@@ -65,17 +79,21 @@ impl Metrics {
         let quarantine = gauges(
             registry,
             "suki_relay_quarantine",
-            "Authentic notifications held in quarantine.",
+            "Authentic notifications held in quarantine, and requests kept as `unverified`.",
             "reason",
         )?;
-        let errors = IntCounterVec::new(
-            Opts::new(
-                "suki_relay_spool_errors_total",
-                "Operations of the spool that failed.",
-            ),
-            &["op"],
+        let errors = counters(
+            registry,
+            "suki_relay_spool_errors_total",
+            "Operations of the spool that failed.",
+            "op",
         )?;
-        registry.register(Box::new(errors.clone()))?;
+        let dropped = counters(
+            registry,
+            "suki_relay_unverified_dropped_total",
+            "Requests with a signature of no secret that were not kept.",
+            "cause",
+        )?;
         Ok(Self {
             bytes: gauge(
                 registry,
@@ -103,6 +121,8 @@ impl Metrics {
                 .map(|state| notifications.with_label_values(&[state.as_str()])),
             errors: Op::ALL.map(|op| errors.with_label_values(&[op.as_str()])),
             quarantine: Reason::ALL.map(|reason| quarantine.with_label_values(&[reason.as_str()])),
+            unverified: quarantine.with_label_values(&["unverified"]),
+            dropped: Dropped::ALL.map(|cause| dropped.with_label_values(&[cause.as_str()])),
             dead_letters: gauges(
                 registry,
                 "suki_relay_dead_letters",
@@ -138,6 +158,15 @@ impl Metrics {
 
     pub(super) fn error(&self, op: Op) {
         self.errors[op as usize].inc();
+    }
+
+    pub(super) fn dropped(&self, cause: Dropped) {
+        self.dropped[cause as usize].inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn dropped_count(&self, cause: Dropped) -> u64 {
+        self.dropped[cause as usize].get()
     }
 }
 
@@ -177,6 +206,18 @@ impl Op {
     }
 }
 
+impl Dropped {
+    pub const ALL: [Self; 3] = [Self::Rate, Self::Busy, Self::Failed];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Busy => "busy",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
     let gauge = IntGauge::new(name, help)?;
     registry.register(Box::new(gauge.clone()))?;
@@ -192,6 +233,17 @@ fn gauges(
     let gauges = IntGaugeVec::new(Opts::new(name, help), &[label])?;
     registry.register(Box::new(gauges.clone()))?;
     Ok(gauges)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> prometheus::Result<IntCounterVec> {
+    let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
 }
 
 fn oldest_pending(registry: &Registry) -> prometheus::Result<GaugeVec> {

@@ -13,6 +13,7 @@
 
 mod disk;
 mod metrics;
+mod ring;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -26,11 +27,14 @@ use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Notification, Record};
 pub use metrics::Metrics;
+pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 
 /// A handle on the spool; cheap to clone. The last one to go closes it: what waits is written first,
 /// which takes as long as the disk does.
 #[derive(Clone)]
 pub struct Spool {
+    /// First: it lets go of the folder before the disk unlocks it.
+    ring: Ring,
     disk: Arc<disk::Disk>,
 }
 
@@ -43,6 +47,8 @@ pub struct Options {
     pub capacity_bytes: u64,
     /// How long settled notifications and the marks for duplicates stay.
     pub keep_delivered: Duration,
+    /// Bytes for requests whose signature matched no secret; 0: none is kept.
+    pub unverified_capacity_bytes: u64,
 }
 
 /// One verified request, and what is to become of it.
@@ -215,8 +221,11 @@ impl Spool {
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let disk = Arc::new(disk::Disk::open(options, metrics, on_fatal)?);
-        Ok(Self { disk })
+        let disk = disk::Disk::open(options, metrics.clone(), on_fatal)?;
+        Ok(Self {
+            ring: Ring::start(options, metrics),
+            disk: Arc::new(disk),
+        })
     }
 
     /// Keeps a submission: `Ok` once it is on stable storage, with all its deliveries.

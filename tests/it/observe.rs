@@ -17,7 +17,7 @@ routes:
 "#;
 
 /// What there is of each label, and each name that bears them (contract: "Metrics").
-const CLOSED: [(&str, &str, &[&str]); 12] = [
+const CLOSED: [(&str, &str, &[&str]); 13] = [
     ("requests_total", "result", &RESULTS),
     (
         "tls_handshake_failures_total",
@@ -54,7 +54,13 @@ const CLOSED: [(&str, &str, &[&str]); 12] = [
             "bad_timestamp",
             "unrouted",
             "route_error",
+            "unverified",
         ],
+    ),
+    (
+        "unverified_dropped_total",
+        "cause",
+        &["rate", "busy", "failed"],
     ),
     ("deliveries_pending", "target", &["ehr", "audit"]),
     (

@@ -321,3 +321,46 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
     drop(disk);
     eventually(async || relay.kept().await == 2).await;
 }
+
+#[tokio::test]
+async fn what_no_secret_signed_is_401_and_kept_in_the_ring_alone() {
+    let relay = Relay::start(limits()).await;
+    let others = verify::signature(
+        &Secret::from_text(b"of another house".to_vec()).expect("not empty"),
+        "1765977748432",
+        SUCCESS.as_bytes(),
+    );
+    let post = |signature: &str| {
+        let fields = format!(
+            "x-api-key: {signature}\r\ngenerated-at: 1765977748432\r\ncontent-type: text/plain\r\n\
+             content-length: {}\r\n",
+            SUCCESS.len()
+        );
+        head("/suki", &fields) + SUCCESS
+    };
+    assert_eq!(relay.ask(post(&others)).await.status, 401);
+    // Never a signature of any secret's: nothing to verify again.
+    assert_eq!(relay.ask(post("sha256=ab")).await.status, 401);
+    assert_eq!(
+        relay
+            .ask(head("/suki", "content-length: 0\r\n"))
+            .await
+            .status,
+        401
+    );
+
+    let ring = relay.spool.unverified();
+    let all = ring.list(0, 10).await.expect("reads");
+    assert_eq!(all.len(), 1);
+    let found = ring
+        .find(all[0].number)
+        .await
+        .expect("reads")
+        .expect("there");
+    assert_eq!(found.source, name("suki"));
+    assert_eq!(found.content_type.as_deref(), Some("text/plain"));
+    assert_eq!(found.signed.signature, others);
+    assert_eq!(found.signed.body, SUCCESS);
+    assert_eq!(relay.kept().await, 0);
+    relay.assert_counted("unauthorized", 3);
+}

@@ -104,6 +104,7 @@ fn spool(capacity_bytes: u64) -> (Spool, TempDir) {
         path: folder.path().to_owned(),
         capacity_bytes,
         keep_delivered: Duration::from_hours(72),
+        unverified_capacity_bytes: 1024 * 1024,
     };
     let metrics = spool::Metrics::new(&Registry::new()).expect("registers");
     let spool = Spool::open(&options, metrics, |fatal| panic!("{fatal}"));

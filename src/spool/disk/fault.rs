@@ -33,7 +33,7 @@ pub(super) fn classify(error: &Error) -> Fault {
 
 /// The error as SQLite's own words for its code: a message of its own may quote a statement, this
 /// quotes nothing.
-pub(super) fn cause(error: &Error) -> String {
+pub(in crate::spool) fn cause(error: &Error) -> String {
     match error {
         Error::SqliteFailure(failure, _) => {
             let code = failure.extended_code;

@@ -214,7 +214,7 @@ fn fill_database(file: &Path) -> Sql<()> {
 }
 
 /// SQLite gives its own files the mode of the database.
-fn private_file(path: &Path) -> io::Result<File> {
+pub(in crate::spool) fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -198,7 +198,7 @@ fn named(connection: &Connection, names: &mut HashMap<i64, Name>, id: i64) -> Sq
     Ok(found)
 }
 
-fn name(row: &Row<'_>, column: usize) -> Sql<Name> {
+pub(in crate::spool) fn name(row: &Row<'_>, column: usize) -> Sql<Name> {
     let text = row.get_ref(column)?.as_str()?;
     Name::new(text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())

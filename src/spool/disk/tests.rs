@@ -50,6 +50,7 @@ fn options(path: &Path, capacity_bytes: u64) -> Options {
         path: path.to_owned(),
         capacity_bytes,
         keep_delivered: Duration::from_hours(1_000_000),
+        unverified_capacity_bytes: 1024 * 1024,
     }
 }
 
