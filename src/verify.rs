@@ -135,7 +135,8 @@ fn sign(key: &hmac::Key, generated_at: &str, body: &[u8]) -> hmac::Tag {
     context.sign()
 }
 
-fn content_digest(generated_at: &str, body: &[u8]) -> [u8; DIGEST_BYTES] {
+/// SHA-256 of what a sender signs.
+pub fn content_digest(generated_at: &str, body: &[u8]) -> [u8; DIGEST_BYTES] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(generated_at.as_bytes());
     context.update(b":");

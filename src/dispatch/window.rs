@@ -60,6 +60,11 @@ impl Window {
         self.take(|due| !reserved || is_fresh(due, now))
     }
 
+    /// Takes a delivery that never waited here; false if it is taken already, or too many are.
+    pub fn hold(&mut self, sequence: i64) -> bool {
+        self.taken.len() < WINDOW_MAX && self.taken.insert(sequence)
+    }
+
     /// A taken delivery's settlement is durable, or its attempt left no trace.
     pub fn release(&mut self, sequence: i64) {
         self.taken.remove(&sequence);

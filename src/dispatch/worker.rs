@@ -5,6 +5,8 @@
 //! bounded by the window. A slot is free as soon as its attempt ends; the delivery stays taken until its
 //! settlement is durable, so that it is not found due again in between.
 
+mod settling;
+
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +17,15 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attempts::{Attempt, Attempts};
 use super::breaker::{Allowance, Breaker, Change};
-use super::decide::{Ended, decide, is_deferred};
+use super::decide::is_deferred;
 use super::metrics::TargetMetrics;
 use super::window::Window;
 use super::{House, Phase};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::{DuePage, Settled, Settlement};
+use crate::spool::DuePage;
 use crate::target::{Outcome, Target};
+use settling::Durable;
 
 /// How long to wait after a read of the spool that failed.
 const READ_PAUSE: Duration = Duration::from_secs(1);
@@ -46,13 +49,6 @@ pub struct TargetWorker {
     reads_fail: bool,
     attempts: Attempts,
     settling: JoinSet<Durable>,
-}
-
-/// A settlement that is on stable storage.
-struct Durable {
-    sequence: i64,
-    /// When the delivery comes back, if it does.
-    due_at: Option<Timestamp>,
 }
 
 enum Event {
@@ -143,6 +139,7 @@ impl TargetWorker {
         };
         self.more = page.more;
         self.window.refill(page.deliveries);
+        self.postpone(page.unreadable);
     }
 
     /// A target that the config does not name: what it is owed is held.
@@ -252,54 +249,6 @@ impl TargetWorker {
             None => {}
         }
         self.metrics.breaker_open.set(self.breaker.is_open().into());
-    }
-
-    fn settle(&mut self, attempt: Attempt, outcome: Outcome) {
-        let at = Timestamp::now();
-        let ended = Ended {
-            attempt: attempt.number,
-            accepted_at: attempt.accepted_at,
-            began_at: attempt.began_at,
-            at,
-            outcome,
-        };
-        let result = decide(&ended, fastrand::f64(), &attempt.target.policy);
-        self.metrics.settled(result);
-        let mut due_at = None;
-        match result {
-            Settled::Delivered => {
-                let latency = at.since(attempt.accepted_at).as_secs_f64();
-                self.metrics.delivery_latency.observe(latency);
-            }
-            Settled::DeadLettered => tracing::warn!(
-                notification = %attempt.id,
-                target = %self.name,
-                reason = outcome.label(),
-                attempts = attempt.number,
-                "delivery gave up; it is kept as a dead letter"
-            ),
-            Settled::Retry { due_at: at } => due_at = Some(at),
-        }
-        let sequence = attempt.key.sequence;
-        let durable = self.house.spool.settle(Settlement {
-            key: attempt.key,
-            at,
-            outcome: outcome.label(),
-            result,
-        });
-        self.settling.spawn(async move {
-            // An error means that the spool is gone, and the process with it.
-            let _ = durable.await;
-            Durable { sequence, due_at }
-        });
-    }
-
-    fn release(&mut self, durable: &Durable) {
-        self.window.release(durable.sequence);
-        if let Some(due_at) = durable.due_at {
-            let back = Instant::now() + due_at.since(Timestamp::now()).min(LOOK_EVERY);
-            self.look_at = self.look_at.min(back);
-        }
     }
 
     fn reload(&mut self) {

@@ -23,19 +23,23 @@
 //! A failed sync, or any other I/O error of a commit or a checkpoint, a corrupt file, or a panic of one
 //! of the two threads is [`Fatal`]: nobody is told that it worked, nothing is tried again. A full disk
 //! is not: the batch is undone, submissions are refused (duplicates still learn their verdict),
-//! settlements wait in memory and are tried again with the next batch, at least once a second.
+//! settlements wait in memory and are tried again with the next batch, at least once a second. The
+//! [`ballast`] is let go of for them; until it is back, a submission must fit into pages that are free
+//! inside the database.
 //!
 //! Limits: [`queue::ACCEPTS_WAITING_MAX`] submissions wait; the log is copied from 4 MiB on and started
 //! over at 64 MiB (less under a small capacity), unless a program from outside keeps reading: then its
-//! growth counts against the capacity, like all else. A quota on the disk that answers EDQUOT and not
-//! ENOSPC reads as an I/O error.
+//! growth counts against the capacity, like all else. Beside the capacity there is the ballast, an eighth
+//! of it and 64 MiB at most. All files are made at the start: a lack of inodes later is none of ours.
 
+mod ballast;
 mod books;
 mod checkpoint;
 mod fault;
 mod folder;
 mod queue;
 mod read;
+mod record;
 mod rows;
 mod signals;
 mod upkeep;
@@ -57,7 +61,9 @@ pub(super) use self::fault::cause;
 pub(super) use self::folder::private_file;
 pub(super) use self::read::name;
 
+use self::ballast::{Ballast, Volume};
 use self::checkpoint::Checkpointer;
+use self::fault::{Fault, classify};
 use self::folder::{Folder, Role};
 use self::queue::Queue;
 use self::read::{READERS, Readers};
@@ -93,6 +99,7 @@ struct Shared {
     pulse: Pulse,
     bell: Bell,
     alarm: Alarm,
+    ballast: Ballast,
     metrics: Metrics,
 }
 
@@ -112,18 +119,22 @@ impl Disk {
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let limits = Limits::of(options);
+        let folder = Folder::open(&options.path)?;
+        let volume = folder.volume()?;
+        let limits = Limits::of(options, volume.bytes);
         let capacity = i64::try_from(limits.capacity_bytes).unwrap_or(i64::MAX);
         metrics.capacity_bytes.set(capacity);
-        let folder = Folder::open(&options.path)?;
+        limits.hold_against(volume, options);
+        let ballast = folder.ballast(limits)?;
         let connection = folder.connect(Role::Writer, limits)?;
         folder.recover(&connection)?;
+        ballast.restore();
         let readers = (0..READERS)
             .map(|_| folder.connect(Role::Reader, limits))
             .collect::<Result<Vec<_>, _>>()?;
         let checkpointer = folder.connect(Role::Checkpointer, limits)?;
         let mut disk = Self {
-            shared: Arc::new(Shared::new(metrics, on_fatal)),
+            shared: Arc::new(Shared::new(metrics, ballast, on_fatal)),
             readers: Arc::new(Readers::new(readers)),
             threads: Vec::new(),
             folder,
@@ -154,8 +165,12 @@ impl Disk {
         let page = self
             .readers
             .read(move |reader| reader.due(&target, now, limit));
-        page.await
-            .inspect_err(|_| self.shared.metrics.error(Op::Read))
+        let page = page.await;
+        let failed = page.as_ref().map_or(1, |page| page.unreadable.len());
+        for _ in 0..failed {
+            self.shared.metrics.error(Op::Read);
+        }
+        page
     }
 
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
@@ -245,28 +260,61 @@ impl Drop for Disk {
 }
 
 impl Shared {
-    fn new(metrics: Metrics, on_fatal: impl FnOnce(Fatal) + Send + 'static) -> Self {
+    fn new(
+        metrics: Metrics,
+        ballast: Ballast,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Self {
         Self {
             queue: Queue::default(),
             wakes: Arc::default(),
             pulse: Pulse::new(),
             bell: Bell::default(),
             alarm: Alarm::new(on_fatal),
+            ballast,
             metrics,
         }
+    }
+
+    /// What an error means. Want of room is acted on.
+    fn judge(&self, error: &rusqlite::Error) -> Fault {
+        let fault = match classify(error) {
+            Fault::Unwritten if self.ballast.is_out_of_room() => Fault::Full,
+            fault => fault,
+        };
+        if fault == Fault::Full && self.ballast.release() {
+            tracing::error!(
+                "the disk is full: new notifications are refused, and deliveries go on; make room on it"
+            );
+        }
+        fault
     }
 }
 
 impl Limits {
-    fn of(options: &Options) -> Self {
+    fn of(options: &Options, volume_bytes: u64) -> Self {
         const KIB: u64 = 1024;
         const MIB: u64 = 1024 * KIB;
-        let capacity_bytes = options.capacity_bytes;
+        // The log must fit the volume as well, however large the capacity.
+        let capacity_bytes = options.capacity_bytes.min(volume_bytes);
         Self {
-            capacity_bytes,
+            capacity_bytes: options.capacity_bytes,
             keep_delivered: options.keep_delivered,
             wal_bytes: (capacity_bytes / 64).clamp(256 * KIB, 4 * MIB),
             wal_bytes_max: (capacity_bytes / 8).clamp(MIB, 64 * MIB),
+        }
+    }
+
+    /// Says so if the volume is smaller than what it is asked to hold.
+    fn hold_against(&self, volume: Volume, options: &Options) {
+        let beside = self.wal_bytes_max + options.unverified_capacity_bytes;
+        let needed_bytes = self.capacity_bytes.saturating_add(beside);
+        if needed_bytes > volume.bytes {
+            tracing::warn!(
+                volume_bytes = volume.bytes,
+                needed_bytes,
+                "the volume is smaller than what `spool` may take: it will be full before the capacity is reached"
+            );
         }
     }
 }

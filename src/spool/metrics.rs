@@ -12,6 +12,7 @@ use crate::name::Name;
 pub struct Metrics {
     pub(super) bytes: IntGauge,
     pub(super) capacity_bytes: IntGauge,
+    pub(super) disk_available_bytes: IntGauge,
     pub(super) commit_seconds: Histogram,
     pub(super) commit_batch: Histogram,
     notifications: [IntGauge; State::ALL.len()],
@@ -70,12 +71,7 @@ impl Metrics {
     /// # Errors
     /// If `registry` already holds one of these names.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let notifications = gauges(
-            registry,
-            "suki_relay_spool_notifications",
-            "Notifications in the spool: pending, held for an operator, or settled.",
-            "state",
-        )?;
+        let notifications = notifications(registry)?;
         let quarantine = gauges(
             registry,
             "suki_relay_quarantine",
@@ -104,6 +100,11 @@ impl Metrics {
                 registry,
                 "suki_relay_spool_capacity_bytes",
                 "Bytes above which new notifications are refused.",
+            )?,
+            disk_available_bytes: gauge(
+                registry,
+                "suki_relay_spool_disk_available_bytes",
+                "Bytes that the file system of the spool has left for it.",
             )?,
             commit_seconds: histogram(
                 registry,
@@ -244,6 +245,15 @@ fn counters(
     let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
     registry.register(Box::new(counters.clone()))?;
     Ok(counters)
+}
+
+fn notifications(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
+    gauges(
+        registry,
+        "suki_relay_spool_notifications",
+        "Notifications in the spool: pending, held for an operator, or settled.",
+        "state",
+    )
 }
 
 fn oldest_pending(registry: &Registry) -> prometheus::Result<GaugeVec> {

@@ -8,6 +8,8 @@
 //! * [`Spool::due`] is how deliveries are found, live and after a crash alike.
 //! * [`Spool::settle`] may ride along with the next commit: a crash before it costs a duplicate attempt,
 //!   never a loss. A settlement is kept in memory and tried again until it is on disk.
+//! * A record that cannot be read, or is not to the bit what was received, is never delivered, and delays
+//!   no other.
 //! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
 //!   process with exit code 74: after one, nothing read back from that file can be trusted.
 
@@ -124,6 +126,8 @@ pub struct Due {
 pub struct DuePage {
     /// In order of due time, then acceptance.
     pub deliveries: Vec<Due>,
+    /// Due as well, but what was to be sent cannot be read, or is not what was received.
+    pub unreadable: Vec<DeliveryKey>,
     /// The page ended before what is due did: at its limit, or at its bytes.
     pub more: bool,
     /// When the next delivery that is not yet due comes due, if there is one.

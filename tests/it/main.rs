@@ -10,6 +10,7 @@
 mod harness;
 
 mod commands;
+mod disk;
 mod explain;
 mod house;
 mod observe;

@@ -8,7 +8,7 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, Result as Sql};
 
 use super::Shared;
-use super::fault::{Fault, classify};
+use super::fault::Fault;
 use super::signals::Rung;
 use super::writer::TICK;
 use crate::clock::Timestamp;
@@ -71,8 +71,8 @@ impl<'c> Checkpointer<'c> {
             return Ok(true);
         }
         self.shared.metrics.error(Op::Checkpoint);
-        match classify(&error) {
-            Fault::Fatal => Err(Fatal::new(Op::Checkpoint, &error)),
+        match self.shared.judge(&error) {
+            Fault::Fatal | Fault::Unwritten => Err(Fatal::new(Op::Checkpoint, &error)),
             Fault::Full | Fault::Failed => Ok(false),
         }
     }

@@ -10,6 +10,8 @@ use crate::spool::metrics::Op;
 pub(super) enum Fault {
     /// No room on the disk: undo, refuse, go on; it heals when there is room.
     Full,
+    /// A write failed; no sync has. It may be for want of quota, which reads as an I/O error.
+    Unwritten,
     /// This time it did not work: undo, refuse, go on.
     Failed,
     /// The file cannot be trusted any more (`PostgreSQL`'s "fsyncgate"): end the process.
@@ -24,6 +26,7 @@ pub(super) fn classify(error: &Error) -> Fault {
         ErrorCode::DiskFull => Fault::Full,
         // The index of the WAL could not grow: nothing has been written yet, and no sync has failed.
         _ if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Fault::Full,
+        _ if failure.extended_code == ffi::SQLITE_IOERR_WRITE => Fault::Unwritten,
         ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
             Fault::Fatal
         }
@@ -71,7 +74,7 @@ mod tests {
             (ffi::SQLITE_IOERR_SHMSIZE, Fault::Full),
             (ffi::SQLITE_IOERR_FSYNC, Fault::Fatal),
             (ffi::SQLITE_IOERR_DIR_FSYNC, Fault::Fatal),
-            (ffi::SQLITE_IOERR_WRITE, Fault::Fatal),
+            (ffi::SQLITE_IOERR_WRITE, Fault::Unwritten),
             (ffi::SQLITE_IOERR_READ, Fault::Fatal),
             (ffi::SQLITE_CORRUPT, Fault::Fatal),
             (ffi::SQLITE_NOTADB, Fault::Fatal),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, Result as Sql};
 
+use super::ballast::{Ballast, Volume};
 use super::fault::cause;
 use super::{BUSY_TIMEOUT, Limits, PAGE_BYTES};
 use crate::spool::OpenError;
@@ -66,6 +67,17 @@ impl Folder {
             .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE)
             .map_err(|error| self.error("sync what is there", &error))?;
         sync_folder(&self.path).map_err(|error| io_error(&self.path, "sync the folder", &error))
+    }
+
+    /// What the file system of the folder is like.
+    pub fn volume(&self) -> Result<Volume, OpenError> {
+        let told = File::open(&self.path).and_then(|folder| Volume::of(&folder));
+        told.map_err(|error| io_error(&self.path, "ask for the size of the volume", &error))
+    }
+
+    pub fn ballast(&self, limits: Limits) -> Result<Ballast, OpenError> {
+        Ballast::open(&self.path, limits.wal_bytes_max)
+            .map_err(|error| io_error(&self.path, "open the ballast", &error))
     }
 
     pub fn connect(&self, role: Role, limits: Limits) -> Result<Connection, OpenError> {

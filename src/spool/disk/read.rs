@@ -1,16 +1,18 @@
 //! The readers: a few connections of their own, so that reading never waits for the writer. Every
 //! read is one short, bounded transaction; the WAL cannot start over beneath a longer one.
+//!
+//! A record that cannot be read costs nobody but itself: see `record.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, Result as Sql, Row, params};
+use rusqlite::{Connection, OptionalExtension, Result as Sql, Row};
 use tokio::sync::Semaphore;
 
 use super::fault::cause;
+use super::record;
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::{Id, Record};
 use crate::spool::{Counts, DeliveryKey, Due, DuePage, ReadError, Reason, TargetCounts};
 
 /// Reads at the same time.
@@ -22,6 +24,13 @@ const PAGE_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) struct Readers {
     idle: Mutex<Vec<Reader>>,
     permits: Arc<Semaphore>,
+}
+
+/// A delivery as its own row tells, without what is to be sent.
+struct Owed {
+    sequence: i64,
+    attempts: u32,
+    due_at: Timestamp,
 }
 
 pub(super) struct Reader {
@@ -78,41 +87,36 @@ impl Reader {
             return Ok(DuePage::default());
         };
         let (connection, names) = (&self.connection, &mut self.names);
-        let mut page = DuePage::default();
-        let mut find = connection.prepare_cached(
-            "SELECT d.seq, d.attempts, d.due_at, n.digest, n.source, c.secret, n.received_at,
-                    c.generated_at, c.signature, c.content_type, c.body
-             FROM delivery AS d INDEXED BY due
-             CROSS JOIN notification AS n ON n.seq = d.seq
-             CROSS JOIN content AS c ON c.seq = d.seq
-             WHERE d.state = 0 AND d.target = ?1 AND d.due_at <= ?2
-             ORDER BY d.due_at, d.seq LIMIT ?3",
-        )?;
-        let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut rows = find.query([id, now.as_millis(), rows_max])?;
+        let snapshot = connection.unchecked_transaction()?;
+        let owed = owed(&snapshot, id, now, limit)?;
+        let mut page = DuePage {
+            more: owed.len() >= limit,
+            next_due_at: next_due_at(&snapshot, id, now)?,
+            ..DuePage::default()
+        };
         let mut bodies_bytes = 0;
-        while bodies_bytes < PAGE_BODIES_BYTES_MAX
-            && let Some(row) = rows.next()?
-        {
-            let record = record(connection, names, row)?;
-            bodies_bytes += record.body.len();
-            page.deliveries.push(Due {
-                key: DeliveryKey {
-                    sequence: row.get(0)?,
-                    target: target.clone(),
-                },
-                record,
-                attempts: row.get(1)?,
-                due_at: Timestamp::from_millis(row.get(2)?),
-            });
+        for delivery in owed {
+            if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
+                page.more = true;
+                break;
+            }
+            let key = DeliveryKey {
+                sequence: delivery.sequence,
+                target: target.clone(),
+            };
+            match record::read(&snapshot, names, delivery.sequence)? {
+                Some(record) => {
+                    bodies_bytes += record.body.len();
+                    page.deliveries.push(Due {
+                        key,
+                        record,
+                        attempts: delivery.attempts,
+                        due_at: delivery.due_at,
+                    });
+                }
+                None => page.unreadable.push(key),
+            }
         }
-        page.more = page.deliveries.len() >= limit || bodies_bytes >= PAGE_BODIES_BYTES_MAX;
-        let mut next = connection.prepare_cached(
-            "SELECT min(due_at) FROM delivery INDEXED BY due
-             WHERE state = 0 AND target = ?1 AND due_at > ?2",
-        )?;
-        let next_due_at: Option<i64> = next.query_row([id, now.as_millis()], |row| row.get(0))?;
-        page.next_due_at = next_due_at.map(Timestamp::from_millis);
         Ok(page)
     }
 
@@ -168,34 +172,29 @@ impl Reader {
     }
 }
 
-fn record(connection: &Connection, names: &mut HashMap<i64, Name>, row: &Row<'_>) -> Sql<Record> {
-    let digest = row.get_ref(3)?.as_blob()?;
-    let mut id = [0; Id::BYTES];
-    if let Some(start) = digest.get(..Id::BYTES) {
-        id.copy_from_slice(start);
-    }
-    Ok(Record {
-        id: Id::from_bytes(id),
-        source: named(connection, names, row.get(4)?)?,
-        secret: named(connection, names, row.get(5)?)?,
-        received_at: Timestamp::from_millis(row.get(6)?),
-        generated_at: row.get(7)?,
-        signature: row.get(8)?,
-        content_type: row.get(9)?,
-        body: row.get::<_, Vec<u8>>(10)?.into(),
-    })
+fn owed(snapshot: &Connection, target: i64, now: Timestamp, limit: usize) -> Sql<Vec<Owed>> {
+    let mut find = snapshot.prepare_cached(
+        "SELECT seq, attempts, due_at FROM delivery INDEXED BY due
+         WHERE state = 0 AND target = ?1 AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3",
+    )?;
+    let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
+    let owed = find.query_map([target, now.as_millis(), rows_max], |row| {
+        Ok(Owed {
+            sequence: row.get(0)?,
+            attempts: row.get(1)?,
+            due_at: Timestamp::from_millis(row.get(2)?),
+        })
+    })?;
+    owed.collect()
 }
 
-fn named(connection: &Connection, names: &mut HashMap<i64, Name>, id: i64) -> Sql<Name> {
-    if let Some(name) = names.get(&id) {
-        return Ok(name.clone());
-    }
-    let found =
-        connection.query_row("SELECT text FROM name WHERE id = ?1", params![id], |row| {
-            name(row, 0)
-        })?;
-    names.insert(id, found.clone());
-    Ok(found)
+fn next_due_at(snapshot: &Connection, target: i64, now: Timestamp) -> Sql<Option<Timestamp>> {
+    let mut find = snapshot.prepare_cached(
+        "SELECT min(due_at) FROM delivery INDEXED BY due
+         WHERE state = 0 AND target = ?1 AND due_at > ?2",
+    )?;
+    let next: Option<i64> = find.query_row([target, now.as_millis()], |row| row.get(0))?;
+    Ok(next.map(Timestamp::from_millis))
 }
 
 pub(in crate::spool) fn name(row: &Row<'_>, column: usize) -> Sql<Name> {

@@ -284,11 +284,11 @@ impl<'c> Rows<'c> {
         self.drop_notification.execute([seq]).map(drop)
     }
 
-    /// Pages that hold something.
-    pub fn pages_in_use(&mut self) -> Result<i64> {
+    /// Pages that hold something, and pages that hold nothing.
+    pub fn pages(&mut self) -> Result<(i64, i64)> {
         let all: i64 = self.page_count.query_row([], |row| row.get(0))?;
         let free: i64 = self.freelist_count.query_row([], |row| row.get(0))?;
-        Ok(all - free)
+        Ok((all - free, free))
     }
 }
 

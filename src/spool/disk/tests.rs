@@ -451,7 +451,7 @@ async fn a_dropped_wait_takes_nothing_back() {
 #[tokio::test]
 async fn the_log_stays_short_beneath_readers() {
     let House { spool, folder, .. } = house_of(CAPACITY);
-    let max = Limits::of(&options(folder.path(), CAPACITY)).wal_bytes_max;
+    let max = Limits::of(&options(folder.path(), CAPACITY), u64::MAX).wal_bytes_max;
     let reading = {
         let spool = spool.clone();
         tokio::spawn(async move {
@@ -509,11 +509,12 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     let key = due(&spool, "ehr").await.remove(0).key;
     drop(spool);
 
-    let limits = Limits::of(&options(folder.path(), CAPACITY));
+    let limits = Limits::of(&options(folder.path(), CAPACITY), u64::MAX);
     let folder = Folder::open(folder.path()).expect("opens");
     let connection = folder.connect(Role::Writer, limits).expect("opens");
     let shared = Shared::new(
         Metrics::new(&Registry::new()).expect("new names"),
+        folder.ballast(limits).expect("opens"),
         |fatal| panic!("{fatal}"),
     );
     let mut writer = Writer::new(&connection, &shared, limits).expect("opens");
@@ -538,6 +539,7 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     assert_eq!(batch.settlements.len(), 1);
 
     pages(1_000_000);
+    writer.tidy(NOW, true).expect("finds room");
     let new = shared.queue.accept(big()).expect("room in the queue");
     shared.queue.take(&mut batch, std::time::Instant::now());
     writer.write(&mut batch).expect("no failed sync");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{ErrorCode, MAIN_DB, Result as Sql};
 
-use super::fault::{Fault, classify};
+use super::fault::Fault;
 use super::writer::{TICK, Writer};
 use super::{BUSY_TIMEOUT, PAGE_BYTES};
 use crate::clock::Timestamp;
@@ -29,11 +29,16 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const FRAME_HEADER_BYTES: u64 = 24;
 
 impl Writer<'_> {
-    /// Bytes left under the capacity, as of the last measurement.
+    /// Bytes left under the capacity, as of the last measurement; with no room on the disk, what is free
+    /// inside the database.
     pub(super) fn room(&self) -> u64 {
-        self.limits
-            .capacity_bytes
-            .saturating_sub(self.pages_bytes + self.wal_bytes)
+        let used = self.pages_bytes + self.wal_bytes;
+        let left = self.limits.capacity_bytes.saturating_sub(used);
+        if self.shared.ballast.is_short() {
+            left.min(self.free_bytes)
+        } else {
+            left
+        }
     }
 
     /// Not inside a transaction. Returns the frames in the WAL, copied ones included.
@@ -83,8 +88,19 @@ impl Writer<'_> {
             }
         };
         self.keep_wal_short()?;
+        self.look_at_the_disk();
         self.shared.pulse.end();
         Ok(wait)
+    }
+
+    fn look_at_the_disk(&self) {
+        if self.shared.ballast.restore() {
+            tracing::info!("the disk has room again: new notifications are accepted");
+        }
+        if let Some(bytes) = self.shared.ballast.available_bytes() {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.shared.metrics.disk_available_bytes.set(bytes);
+        }
     }
 
     fn drop_settled(&mut self, past: Timestamp) -> Sql<i64> {
@@ -144,15 +160,16 @@ impl Writer<'_> {
             return Ok(());
         }
         self.shared.metrics.error(Op::Checkpoint);
-        match classify(error) {
-            Fault::Fatal => Err(Fatal::new(Op::Checkpoint, error)),
+        match self.shared.judge(error) {
+            Fault::Fatal | Fault::Unwritten => Err(Fatal::new(Op::Checkpoint, error)),
             Fault::Full | Fault::Failed => Ok(()),
         }
     }
 
     fn measure_pages(&mut self) -> Sql<()> {
-        let pages = self.rows.pages_in_use()?;
-        self.pages_bytes = u64::try_from(pages).unwrap_or(0) * PAGE_BYTES;
+        let (used, free) = self.rows.pages()?;
+        self.pages_bytes = u64::try_from(used).unwrap_or(0) * PAGE_BYTES;
+        self.free_bytes = u64::try_from(free).unwrap_or(0) * PAGE_BYTES;
         Ok(())
     }
 }

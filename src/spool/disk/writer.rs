@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Result as Sql};
 
 use super::books::Books;
-use super::fault::{Fault, classify};
+use super::fault::Fault;
 use super::queue::{Batch, Taken};
 use super::rows::{Rows, Standing};
 use super::{Limits, Shared};
@@ -32,6 +32,8 @@ pub(super) struct Writer<'c> {
     pub(super) limits: Limits,
     pub(super) next_seq: i64,
     pub(super) pages_bytes: u64,
+    /// Bytes of pages that hold nothing: what new notifications have while the disk has no room.
+    pub(super) free_bytes: u64,
     pub(super) wal_bytes: u64,
     pub(super) restart_after: Instant,
     pub(super) answers: Vec<Result<Kept, AcceptError>>,
@@ -50,6 +52,7 @@ impl<'c> Writer<'c> {
             next_seq: connection
                 .query_row("SELECT next_seq FROM position", [], |row| row.get(0))?,
             pages_bytes: 0,
+            free_bytes: 0,
             wal_bytes: 0,
             restart_after: Instant::now(),
             answers: Vec::new(),
@@ -87,8 +90,8 @@ impl<'c> Writer<'c> {
             Ok(()) => self.committed(batch, began.elapsed()),
             Err(error) => {
                 self.next_seq = first_seq;
-                self.undo(&error)?;
-                self.refuse(batch, &error);
+                let fault = self.undo(&error)?;
+                self.refuse(batch, fault);
             }
         }
         self.keep_wal_short()?;
@@ -203,22 +206,24 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
-    pub(super) fn undo(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
+    pub(super) fn undo(&mut self, error: &rusqlite::Error) -> Result<Fault, Fatal> {
         self.shared.metrics.error(Op::Commit);
-        if classify(error) == Fault::Fatal {
+        let fault = self.shared.judge(error);
+        if matches!(fault, Fault::Fatal | Fault::Unwritten) {
             return Err(Fatal::new(Op::Commit, error));
         }
         self.books.strike();
         self.rows
             .rollback()
-            .map_err(|error| Fatal::new(Op::Commit, &error))
+            .map_err(|error| Fatal::new(Op::Commit, &error))?;
+        Ok(fault)
     }
 
     /// Answers for a batch that was undone: what was kept before it still is. Its settlements stay.
-    fn refuse(&mut self, batch: &mut Batch, error: &rusqlite::Error) {
-        let refusal = match classify(error) {
+    fn refuse(&mut self, batch: &mut Batch, fault: Fault) {
+        let refusal = match fault {
             Fault::Full => AcceptError::Full,
-            Fault::Failed | Fault::Fatal => AcceptError::Failed,
+            Fault::Failed | Fault::Unwritten | Fault::Fatal => AcceptError::Failed,
         };
         self.answers.clear();
         for accept in &batch.accepts {

@@ -1,5 +1,6 @@
 //! What the tests share: a relay process, a sender, targets, and one way to wait.
 
+mod disk;
 mod relay;
 mod sender;
 mod target;
@@ -8,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+pub use disk::{FailingWrites, SmallDisk};
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, get, sign, sign_by};
 pub use target::Target;

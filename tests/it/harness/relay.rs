@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, SECRET, Sender};
+use super::{PATIENCE, SECRET, Sender, SmallDisk};
 
 /// A folder with a config, a certificate and a secret; the spool is kept in it across relays.
 pub struct Setup {
@@ -82,6 +82,11 @@ impl Setup {
         let mut command = self.command();
         command.args(["--log-level", log_level]);
         Relay::spawn(command, self.path().join("tls.crt"))
+    }
+
+    /// Starts one whose spool is on this disk, if that is mounted there.
+    pub fn start_on(&self, disk: &SmallDisk) -> Relay {
+        Relay::spawn(disk.enter(&self.command()), self.path().join("tls.crt"))
     }
 
     /// Starts a relay and waits until it listens.

@@ -1,0 +1,110 @@
+//! What a worker tells the spool: what attempts meant, and what cannot be sent at all.
+//!
+//! Each settlement is waited for by a small task: until it is durable its delivery stays taken, so that it
+//! is neither found due again nor attempted twice. While a disk is full, the window fills up with such
+//! deliveries, and the target is paused.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::attempts::Attempt;
+use super::super::decide::{Ended, decide};
+use super::{LOOK_EVERY, TargetWorker};
+use crate::clock::Timestamp;
+use crate::spool::{DeliveryKey, Settled, Settlement};
+use crate::target::Outcome;
+
+/// How long to leave a delivery alone whose record cannot be read: for ever, unless the disk mends.
+const UNREADABLE_PAUSE: Duration = Duration::from_mins(5);
+
+/// A settlement that is on stable storage.
+pub struct Durable {
+    sequence: i64,
+    /// When the delivery comes back, if it does.
+    due_at: Option<Timestamp>,
+}
+
+impl TargetWorker {
+    pub fn settle(&mut self, attempt: Attempt, outcome: Outcome) {
+        let at = Timestamp::now();
+        let ended = Ended {
+            attempt: attempt.number,
+            accepted_at: attempt.accepted_at,
+            began_at: attempt.began_at,
+            at,
+            outcome,
+        };
+        let result = decide(&ended, fastrand::f64(), &attempt.target.policy);
+        self.metrics.settled(result);
+        match result {
+            Settled::Delivered => {
+                let latency = at.since(attempt.accepted_at).as_secs_f64();
+                self.metrics.delivery_latency.observe(latency);
+            }
+            Settled::DeadLettered => tracing::warn!(
+                notification = %attempt.id,
+                target = %self.name,
+                reason = outcome.label(),
+                attempts = attempt.number,
+                "delivery gave up; it is kept as a dead letter"
+            ),
+            Settled::Retry { .. } => {}
+        }
+        self.settle_as(attempt.key, at, outcome.label(), result);
+    }
+
+    fn settle_as(
+        &mut self,
+        key: DeliveryKey,
+        at: Timestamp,
+        outcome: &'static str,
+        result: Settled,
+    ) {
+        let sequence = key.sequence;
+        let due_at = match result {
+            Settled::Retry { due_at } => Some(due_at),
+            Settled::Delivered | Settled::DeadLettered => None,
+        };
+        let durable = self.house.spool.settle(Settlement {
+            key,
+            at,
+            outcome,
+            result,
+        });
+        self.settling.spawn(async move {
+            // An error means that the spool is gone, and the process with it.
+            let _ = durable.await;
+            Durable { sequence, due_at }
+        });
+    }
+
+    pub fn release(&mut self, durable: &Durable) {
+        self.window.release(durable.sequence);
+        if let Some(due_at) = durable.due_at {
+            let back = Instant::now() + due_at.since(Timestamp::now()).min(LOOK_EVERY);
+            self.look_at = self.look_at.min(back);
+        }
+    }
+
+    /// Deliveries whose records cannot be read: they stay pending, and out of the way of the others.
+    pub fn postpone(&mut self, unreadable: Vec<DeliveryKey>) {
+        let Some(first) = unreadable.first() else {
+            return;
+        };
+        tracing::error!(
+            target = %self.name,
+            count = unreadable.len(),
+            first_sequence = first.sequence,
+            "records cannot be read, or are not what was received; their deliveries wait, and are tried \
+             again every 5 minutes. Look at the volume"
+        );
+        let at = Timestamp::now();
+        let due_at = at.plus(UNREADABLE_PAUSE);
+        for key in unreadable {
+            if self.window.hold(key.sequence) {
+                self.settle_as(key, at, "unreadable", Settled::Retry { due_at });
+            }
+        }
+    }
+}

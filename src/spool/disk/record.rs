@@ -1,0 +1,85 @@
+//! One record, read whole and held against the digest of what was received.
+//!
+//! SQLite keeps no checksums of its pages: a bit that has changed on the disk is a body that nobody sent. The digest tells,
+//! and such a record counts as unreadable, like one on a damaged page.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Error, ErrorCode, Result as Sql, Row};
+
+use super::read::name;
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::notification::{Id, Record};
+use crate::verify::content_digest;
+
+/// `None` if it cannot be read, or is not what was received; an error is one of the whole database's.
+///
+/// Numbers of names never change their meaning: `names` remembers them.
+pub(super) fn read(
+    snapshot: &Connection,
+    names: &mut HashMap<i64, Name>,
+    sequence: i64,
+) -> Sql<Option<Record>> {
+    let mut find = snapshot.prepare_cached(
+        "SELECT n.digest, n.source, n.received_at,
+                c.secret, c.generated_at, c.signature, c.content_type, c.body
+         FROM notification AS n CROSS JOIN content AS c ON c.seq = n.seq
+         WHERE n.seq = ?1",
+    )?;
+    match find.query_row([sequence], |row| record(snapshot, names, row)) {
+        Err(error) if is_of_one_record(&error) => Ok(None),
+        read => read,
+    }
+}
+
+/// `None` if the digest is not of what was read.
+fn record(
+    snapshot: &Connection,
+    names: &mut HashMap<i64, Name>,
+    row: &Row<'_>,
+) -> Sql<Option<Record>> {
+    let generated_at: String = row.get(4)?;
+    let body: Vec<u8> = row.get(7)?;
+    let digest = content_digest(&generated_at, &body);
+    if row.get_ref(0)?.as_blob()? != digest {
+        return Ok(None);
+    }
+    let mut id = [0; Id::BYTES];
+    id.copy_from_slice(&digest[..Id::BYTES]);
+    Ok(Some(Record {
+        id: Id::from_bytes(id),
+        source: named(snapshot, names, row.get(1)?)?,
+        secret: named(snapshot, names, row.get(3)?)?,
+        received_at: Timestamp::from_millis(row.get(2)?),
+        generated_at,
+        signature: row.get(5)?,
+        content_type: row.get(6)?,
+        body: body.into(),
+    }))
+}
+
+fn named(snapshot: &Connection, names: &mut HashMap<i64, Name>, id: i64) -> Sql<Name> {
+    if let Some(name) = names.get(&id) {
+        return Ok(name.clone());
+    }
+    let mut find = snapshot.prepare_cached("SELECT text FROM name WHERE id = ?1")?;
+    let found = find.query_row([id], |row| name(row, 0))?;
+    names.insert(id, found.clone());
+    Ok(found)
+}
+
+/// A page or a row of it is damaged, gone, or on a sector that cannot be read.
+fn is_of_one_record(error: &Error) -> bool {
+    match error {
+        Error::QueryReturnedNoRows
+        | Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..)
+        | Error::Utf8Error(..) => true,
+        other => matches!(
+            other.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::SystemIoFailure)
+        ),
+    }
+}

@@ -1,0 +1,97 @@
+//! Disks that fail: a small one that really fills, and calls that fail as the kernel would fail them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Killed, Relay, eventually};
+
+/// A tmpfs in a mount namespace of its own, which goes with the process that holds it.
+pub struct SmallDisk {
+    holder: Killed,
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts one at this folder, for whoever [`SmallDisk::enter`]s.
+    pub fn at(folder: &Path, size: &str) -> Self {
+        let script = r#"mkdir -p "$0" && mount -t tmpfs -o size="$1" tmpfs "$0" && echo mounted && exec sleep infinity"#;
+        let mut holder = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(folder)
+            .arg(size)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare runs");
+        let mut line = String::new();
+        let mut told = BufReader::new(holder.stdout.take().expect("piped"));
+        told.read_line(&mut line).expect("readable");
+        assert_eq!(line, "mounted\n", "a tmpfs cannot be mounted");
+        Self {
+            holder: Killed(holder),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// The same program, where the disk is mounted.
+    pub fn enter(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside
+            .args(["--user", "--mount", "--preserve-credentials", "--target"])
+            .arg(self.holder.0.id().to_string())
+            .arg(command.get_program())
+            .args(command.get_args());
+        inside
+    }
+
+    /// Takes what is left, as a neighbour on the same disk would.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.neighbour()).expect("a file");
+        while file.write_all(&[7; 4096]).is_ok() {}
+    }
+
+    pub fn make_room(&self) {
+        fs::remove_file(self.neighbour()).expect("removed");
+    }
+
+    fn neighbour(&self) -> PathBuf {
+        let holder = self.holder.0.id();
+        PathBuf::from(format!("/proc/{holder}/root{}", self.folder.display())).join("neighbour")
+    }
+}
+
+/// While it lives, every write to the spool's files, and every reservation of room, fails like this.
+pub struct FailingWrites {
+    strace: Killed,
+}
+
+impl FailingWrites {
+    pub async fn of(relay: &Relay, spool: &Path, error: &str) -> Self {
+        const CALLS: &str = "write,pwrite64,fallocate";
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
+        strace.arg(format!("trace={CALLS}")).arg("-e");
+        strace.arg(format!("inject={CALLS}:error={error}"));
+        for file in ["spool.db", "spool.db-wal", "ballast"] {
+            strace.arg("-P").arg(spool.join(file));
+        }
+        strace.args(["-p", &relay.pid().to_string()]);
+        let strace = Killed(strace.stderr(Stdio::null()).spawn().expect("strace runs"));
+        let tasks = format!("/proc/{}/task", relay.pid());
+        eventually("every thread is traced", async || {
+            fs::read_dir(&tasks).expect("readable").all(|task| {
+                let status = task.expect("a task").path().join("status");
+                let status = fs::read_to_string(status).unwrap_or_default();
+                !status.contains("TracerPid:\t0")
+            })
+        })
+        .await;
+        Self { strace }
+    }
+
+    /// Writes work again when this returns.
+    pub fn end(self) {
+        drop(self.strace);
+    }
+}
