@@ -1,7 +1,8 @@
 //! Reading a body: bounded in bytes, in time, and in what all bodies take together.
 //!
 //! Bytes are paid for out of the common [`Budget`] as they come, not as they are announced: a client
-//! that announces much and sends little holds little.
+//! that announces much and sends little holds little. A complete body carries its share along: whoever
+//! holds the last of it, the spool's queue at times, gives the share back by letting go.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,30 +22,36 @@ const AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that all bodies in flight may hold together.
 pub struct Budget(Arc<Semaphore>);
 
-/// A body's share of the budget; goes back when dropped.
-pub type Permit = Option<OwnedSemaphorePermit>;
-
-/// A complete body.
-pub struct Whole {
-    pub bytes: Bytes,
-    pub permit: Permit,
+/// A complete body, and its share of the budget, which goes back when dropped.
+struct Paid {
+    bytes: BytesMut,
+    _share: Share,
 }
+
+/// Bytes taken from the budget; `None` before the first.
+type Share = Option<OwnedSemaphorePermit>;
 
 impl Budget {
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
-    fn add(&self, permit: &mut Permit, bytes: usize) -> Result<(), Rejection> {
+    fn add(&self, share: &mut Share, bytes: usize) -> Result<(), Rejection> {
         let bytes = u32::try_from(bytes).map_err(|_| Rejection::Unavailable)?;
         let more = Arc::clone(&self.0)
             .try_acquire_many_owned(bytes)
             .map_err(|_| Rejection::Unavailable)?;
-        match permit {
-            Some(permit) => permit.merge(more),
-            None => *permit = Some(more),
+        match share {
+            Some(share) => share.merge(more),
+            None => *share = Some(more),
         }
         Ok(())
+    }
+}
+
+impl AsRef<[u8]> for Paid {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -53,7 +60,7 @@ impl Budget {
 /// # Errors
 /// [`Rejection::TooLarge`] past the limit, [`Rejection::Timeout`] if it is not complete in time or broke
 /// off, [`Rejection::Unavailable`] if the budget is spent.
-pub async fn read<B>(body: &mut B, limits: &Limits, budget: &Budget) -> Result<Whole, Rejection>
+pub async fn read<B>(body: &mut B, limits: &Limits, budget: &Budget) -> Result<Bytes, Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -62,13 +69,13 @@ where
         .unwrap_or(Err(Rejection::Timeout))
 }
 
-async fn frames<B>(body: &mut B, limit_bytes: usize, budget: &Budget) -> Result<Whole, Rejection>
+async fn frames<B>(body: &mut B, limit_bytes: usize, budget: &Budget) -> Result<Bytes, Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut bytes = BytesMut::with_capacity(announced.min(AHEAD_BYTES_MAX));
-    let mut permit = None;
+    let mut share = None;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Rejection::Timeout)?;
         let Ok(data) = frame.into_data() else {
@@ -77,13 +84,14 @@ where
         if data.len() > limit_bytes - bytes.len() {
             return Err(Rejection::TooLarge);
         }
-        budget.add(&mut permit, data.len())?;
+        budget.add(&mut share, data.len())?;
         bytes.extend_from_slice(&data);
     }
-    Ok(Whole {
-        bytes: bytes.freeze(),
-        permit,
-    })
+    let paid = Paid {
+        bytes,
+        _share: share,
+    };
+    Ok(Bytes::from_owner(paid))
 }
 
 #[cfg(test)]
@@ -92,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    async fn read(length: usize, limit: usize, budget: &Budget) -> Result<Whole, Rejection> {
+    async fn read(length: usize, limit: usize, budget: &Budget) -> Result<Bytes, Rejection> {
         let mut body = Full::new(Bytes::from(vec![b'x'; length]));
         frames(&mut body, limit, budget).await
     }
@@ -101,7 +109,7 @@ mod tests {
     async fn the_limit_itself_is_allowed_and_one_more_is_not() {
         let budget = Budget::new(1000);
         let whole = read(100, 100, &budget).await.expect("at the limit");
-        assert_eq!(whole.bytes.len(), 100);
+        assert_eq!(whole.len(), 100);
         let refused = read(101, 100, &budget).await.err();
         assert_eq!(refused, Some(Rejection::TooLarge));
     }
@@ -112,7 +120,15 @@ mod tests {
         let first = read(100, 100, &budget).await.expect("fits");
         let refused = read(100, 100, &budget).await.err();
         assert_eq!(refused, Some(Rejection::Unavailable));
+        let part = first.slice(..1);
         drop(first);
+        let refused = read(100, 100, &budget).await.err();
+        assert_eq!(
+            refused,
+            Some(Rejection::Unavailable),
+            "a part is still held"
+        );
+        drop(part);
         assert!(read(100, 100, &budget).await.is_ok());
     }
 }

@@ -168,7 +168,7 @@ impl Ingress {
         let signed = Signed {
             generated_at: generated_at.to_owned(),
             signature: signature.to_owned(),
-            body: body.bytes,
+            body,
         };
         let content_type = head::content_type(&head.headers);
         let verified = match source.keyring.verify(signed) {
@@ -188,7 +188,7 @@ impl Ingress {
         let judged = judge::judge(routing, source, &head.headers, notification);
         self.metrics.route_errors(&judged.route_errors);
         let promise = self
-            .keep(judged, body.permit, complete + self.limits.ack_timeout)
+            .keep(judged, complete + self.limits.ack_timeout)
             .await?;
         if promise.tally == Tally::Accepted {
             series.accepted_at(Timestamp::now());
@@ -217,36 +217,21 @@ impl Ingress {
         self.spool.unverified().offer(peer, request);
     }
 
-    /// Hands a submission to the spool and waits for its word, for a while. The commit is a task of its
-    /// own and takes the body's share of the budget along: it ends when the spool has answered.
-    async fn keep(
-        &self,
-        judged: Judged,
-        permit: body::Permit,
-        deadline: Instant,
-    ) -> Result<Promise, Rejection> {
+    /// Hands a submission to the spool and waits for its word, for a while. Whoever stops waiting takes
+    /// nothing back: the commit goes on, and the body keeps its share of the budget until it has ended.
+    async fn keep(&self, judged: Judged, deadline: Instant) -> Result<Promise, Rejection> {
         let Judged {
             submission, tally, ..
         } = judged;
         let (id, verdict) = (submission.notification.id, submission.verdict);
-        let spool = self.spool.clone();
-        let commit = tokio::spawn(async move {
-            let kept = spool.accept(submission).await;
-            drop(permit);
-            kept
-        });
-        let promise = match timeout_at(deadline, commit).await {
-            Ok(Ok(Ok(Kept::Now))) => Promise { verdict, tally },
-            Ok(Ok(Ok(Kept::Before(verdict)))) => Promise {
+        let promise = match timeout_at(deadline, self.spool.accept(submission)).await {
+            Ok(Ok(Kept::Now)) => Promise { verdict, tally },
+            Ok(Ok(Kept::Before(verdict))) => Promise {
                 verdict,
                 tally: Tally::Duplicate,
             },
-            Ok(Ok(Err(error))) => {
+            Ok(Err(error)) => {
                 debug!(%id, %error, "not promised");
-                return Err(Rejection::Unavailable);
-            }
-            Ok(Err(_)) => {
-                debug!(%id, "not promised: the spool panicked");
                 return Err(Rejection::Unavailable);
             }
             Err(_) => {

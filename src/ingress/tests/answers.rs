@@ -323,6 +323,26 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
 }
 
 #[tokio::test]
+async fn a_body_keeps_its_share_of_the_budget_until_its_commit_has_ended() {
+    let relay = Relay::start(Limits {
+        ack_timeout: Duration::from_mins(1),
+        bodies_in_flight_bytes: SUCCESS.len(),
+        ..limits()
+    })
+    .await;
+    let disk = Held::disk_of(&relay);
+    let mut first = relay.connect().await;
+    first.send(signed("/suki", SUCCESS)).await;
+    let stuck = Some(Duration::from_millis(50));
+    eventually(async || relay.spool.writer_busy_for() > stuck).await;
+    drop(first);
+    assert_eq!(relay.ask(signed("/suki", "{}")).await.status, 500);
+    drop(disk);
+    eventually(async || relay.kept().await == 1).await;
+    eventually(async || relay.ask(signed("/suki", "{}")).await.status == 400).await;
+}
+
+#[tokio::test]
 async fn what_no_secret_signed_is_401_and_kept_in_the_ring_alone() {
     let relay = Relay::start(limits()).await;
     let others = verify::signature(

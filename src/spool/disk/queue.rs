@@ -1,7 +1,10 @@
 //! What waits for the writer: pushed by many, taken whole by one.
 //!
-//! A submission is never made to wait for company; what arrives while the writer is at the disk is
-//! its next batch. Settlements alone linger for a moment, to ride with a submission's commit.
+//! What arrives while the writer is at the disk is its next batch. Senders that were answered together
+//! come back together, but not at once: without a word, the first of them would get a commit of its own
+//! and the others wait behind it. So after a commit for several, the next waits for half as many, though
+//! no longer than [`GATHER_WAIT`]; a sender that comes alone never waits for company. Settlements alone
+//! linger for a moment, to ride with a submission's commit.
 //! Bounded: submissions by [`ACCEPTS_WAITING_MAX`], settlements by the attempts in flight.
 
 use std::mem;
@@ -15,6 +18,10 @@ use crate::spool::{AcceptError, Kept, Settlement, Submission};
 /// Submissions that may wait for the disk; at the default limits their bodies are bounded by
 /// `bodies_in_flight` long before.
 pub(super) const ACCEPTS_WAITING_MAX: usize = 16_384;
+
+/// How long a submission waits for those that shared the last commit with its like: below one
+/// `fdatasync` of most disks, and enough for a client on the same machine to come back.
+const GATHER_WAIT: Duration = Duration::from_micros(300);
 
 /// Settlements alone wait this long for a submission to share a sync with.
 const SETTLE_LINGER: Duration = Duration::from_millis(50);
@@ -55,6 +62,11 @@ pub(super) enum Taken {
 #[derive(Default)]
 struct Waiting {
     batch: Batch,
+    /// Submissions that the next batch is expected to hold, going by the last one.
+    expected: usize,
+    /// When the first submission no longer waits for the others.
+    gather_ends: Option<Instant>,
+    /// When the first settlement no longer waits for a submission.
     linger_ends: Option<Instant>,
     closed: bool,
 }
@@ -75,7 +87,11 @@ impl Queue {
             return Err(AcceptError::Busy);
         }
         waiting.batch.accepts.push(Accept { submission, answer });
-        if waiting.batch.accepts.len() == 1 {
+        let submissions = waiting.batch.accepts.len();
+        if submissions == 1 && waiting.expected > 1 {
+            waiting.gather_ends = Some(Instant::now() + GATHER_WAIT);
+        }
+        if submissions == 1 || submissions == waiting.expected {
             self.arrived.notify_one();
         }
         Ok(answered)
@@ -107,7 +123,10 @@ impl Queue {
             if now >= until || waiting.is_ready(now) {
                 return waiting.take(batch);
             }
-            let wake_at = waiting.linger_ends.unwrap_or(until).min(until);
+            let wake_at = [waiting.gather_ends, waiting.linger_ends]
+                .into_iter()
+                .flatten()
+                .fold(until, Instant::min);
             waiting = self
                 .arrived
                 .wait_timeout(waiting, wake_at - now)
@@ -150,20 +169,85 @@ impl Batch {
 
 impl Waiting {
     fn is_ready(&self, now: Instant) -> bool {
+        let over = |end: Option<Instant>| end.is_some_and(|end| now >= end);
+        let gathered = self.batch.accepts.len() >= self.expected.max(1);
         self.closed
-            || !self.batch.accepts.is_empty()
+            || gathered
+            || over(self.gather_ends)
             || self.batch.settlements.len() >= SETTLEMENTS_ENOUGH
-            || self.linger_ends.is_some_and(|end| now >= end)
+            || over(self.linger_ends)
     }
 
     fn take(&mut self, batch: &mut Batch) -> Taken {
+        if !self.batch.accepts.is_empty() {
+            self.expected = self.batch.accepts.len() / 2;
+        }
         batch.accepts.append(&mut self.batch.accepts);
         batch.settlements.append(&mut self.batch.settlements);
+        self.gather_ends = None;
         self.linger_ends = None;
         if self.closed {
             Taken::Closed
         } else {
             Taken::Open
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::submission;
+    use super::*;
+
+    fn waiting_for(expected: usize) -> Queue {
+        let queue = Queue::default();
+        queue.lock().expected = expected;
+        queue
+    }
+
+    fn push(queue: &Queue, label: &str) {
+        queue
+            .accept(submission(label, &["ehr"]))
+            .expect("room in the queue");
+    }
+
+    #[test]
+    fn a_sender_that_comes_alone_never_waits_for_company() {
+        let queue = waiting_for(0);
+        for label in ["first", "second"] {
+            push(&queue, label);
+            assert!(queue.lock().is_ready(Instant::now()));
+            queue.take(&mut Batch::default(), Instant::now());
+        }
+    }
+
+    #[test]
+    fn after_a_shared_commit_the_next_waits_for_half_as_many_but_not_long() {
+        let queue = waiting_for(0);
+        for label in ["a", "b", "c", "d"] {
+            push(&queue, label);
+        }
+        queue.take(&mut Batch::default(), Instant::now());
+        push(&queue, "e");
+        let arrived = Instant::now();
+        let long_before = arrived.checked_sub(GATHER_WAIT).expect("uptime");
+        assert!(!queue.lock().is_ready(long_before), "one of two is there");
+        assert!(
+            queue.lock().is_ready(arrived + GATHER_WAIT),
+            "the wait is over"
+        );
+        push(&queue, "f");
+        assert!(queue.lock().is_ready(long_before), "both are there");
+    }
+
+    #[test]
+    fn submissions_that_gather_are_taken_when_the_queue_closes() {
+        let queue = waiting_for(64);
+        push(&queue, "a");
+        queue.close();
+        let mut batch = Batch::default();
+        let until = Instant::now() + Duration::from_hours(1);
+        assert_eq!(queue.take(&mut batch, until), Taken::Closed);
+        assert_eq!(batch.accepts.len(), 1);
     }
 }

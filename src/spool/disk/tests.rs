@@ -86,7 +86,7 @@ fn notification(body: &[u8]) -> Notification {
     Notification::new(verified, name("suki"), NOW, content_type)
 }
 
-fn submission(body: impl AsRef<[u8]>, targets: &[&str]) -> Submission {
+pub(super) fn submission(body: impl AsRef<[u8]>, targets: &[&str]) -> Submission {
     Submission {
         notification: notification(body.as_ref()),
         verdict: Verdict::Accepted,
