@@ -35,12 +35,16 @@
 mod ballast;
 mod books;
 mod checkpoint;
+mod delivery;
 mod fault;
 mod folder;
+mod history;
 mod queue;
 mod read;
 mod record;
 mod rows;
+mod select;
+mod show;
 mod signals;
 mod upkeep;
 mod wakes;
@@ -54,7 +58,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Result as Sql};
 use tokio::sync::{Notify, oneshot};
 
 pub(super) use self::fault::cause;
@@ -72,11 +76,12 @@ use self::wakes::Wakes;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
-    AcceptError, Counts, DuePage, Fatal, Kept, OpenError, Options, ReadError, Settlement,
-    Submission,
+    AcceptError, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, OpenError, Options, Page,
+    ReadError, Settlement, Submission,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
+use crate::notification::Id;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -174,13 +179,45 @@ impl Disk {
     }
 
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
-        let owed = self.readers.read(read::Reader::targets_owed).await;
-        owed.inspect_err(|_| self.shared.metrics.error(Op::Read))
+        self.read(read::Reader::targets_owed).await
+    }
+
+    /// Steps on until the page is full, or the list at its end.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        mut after: Cursor,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        let mut page = Page::default();
+        loop {
+            let filter = filter.clone();
+            let left = limit - page.entries.len();
+            let step = self.read(move |reader| reader.list(&filter, after, left));
+            let mut step = step.await?;
+            page.entries.append(&mut step.entries);
+            page.next = step.next;
+            match step.next {
+                Some(next) if page.entries.len() < limit => after = next,
+                _ => return Ok(page),
+            }
+        }
+    }
+
+    pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
+        self.read(move |reader| reader.find(id)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut read::Reader) -> Sql<T> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let answer = self.readers.read(read).await;
+        answer.inspect_err(|_| self.shared.metrics.error(Op::Read))
     }
 
     pub async fn counts(&self) -> Result<Counts, ReadError> {
-        let counts = self.readers.read(read::Reader::counts).await;
-        counts.inspect_err(|_| self.shared.metrics.error(Op::Read))
+        self.read(read::Reader::counts).await
     }
 
     pub fn wake(&self, target: &Name) -> Arc<Notify> {

@@ -13,6 +13,7 @@
 //! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
 //!   process with exit code 74: after one, nothing read back from that file can be trusted.
 
+mod custody;
 mod disk;
 mod metrics;
 mod ring;
@@ -28,6 +29,10 @@ use tokio::sync::{Notify, oneshot};
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Notification, Record};
+pub use custody::{
+    Content, Cursor, Delivery, DeliveryState, Entry, Event, EventKind, Filter, Found, IDS_MAX,
+    PAGE_MAX, Page, State,
+};
 pub use metrics::Metrics;
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 
@@ -140,6 +145,8 @@ pub struct Settlement {
     pub key: DeliveryKey,
     /// When the attempt ended.
     pub at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
     /// Label of the attempt's outcome, from a closed set.
     pub outcome: &'static str,
     pub result: Settled,
@@ -346,5 +353,9 @@ impl Reason {
             Self::Unrouted => "unrouted",
             Self::RouteError => "route_error",
         }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 }

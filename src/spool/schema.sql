@@ -1,7 +1,7 @@
 -- The spool on disk, format 1. Times are milliseconds since the Unix epoch.
 -- `application_id` and `user_version` are set by disk/folder.rs, in the file that this makes.
 
--- Names of sources, secrets and targets, spelled once.
+-- Names of sources, secrets, targets, outcomes and operators, spelled once.
 CREATE TABLE name (
     id   INTEGER PRIMARY KEY,
     text TEXT NOT NULL UNIQUE
@@ -26,7 +26,7 @@ CREATE TABLE notification (
 -- marks of one hour together: alone, each digest would change a page of its own in every commit.
 CREATE UNIQUE INDEX mark ON notification (source, signed_at, digest);
 CREATE INDEX settled ON notification (emptied, settled_at) WHERE settled_at IS NOT NULL;
-CREATE INDEX quarantined ON notification (quarantine) WHERE quarantine IS NOT NULL;
+CREATE INDEX quarantined ON notification (seq, quarantine) WHERE quarantine IS NOT NULL;
 
 -- What came, as it came. Written once: settling rewrites small rows only.
 CREATE TABLE content (
@@ -42,16 +42,18 @@ CREATE TABLE content (
 CREATE TABLE delivery (
     seq              INTEGER NOT NULL,
     target           INTEGER NOT NULL,
-    state            INTEGER NOT NULL, -- 0 pending, 1 delivered, 2 dead letter
+    state            INTEGER NOT NULL, -- 0 pending, 1 delivered, 2 dead letter, 3 discarded
     attempts         INTEGER NOT NULL,
     due_at           INTEGER NOT NULL,
+    owed_since       INTEGER, -- when it was released or last replayed; NULL: since acceptance
+    replayed_after   INTEGER, -- attempts made before it was last replayed, if it ever was
+    resume_at        INTEGER, -- when a replay came before a scheduled attempt: that attempt's time
     first_attempt_at INTEGER,
-    last_attempt_at  INTEGER,
-    last_outcome     TEXT,
+    history          BLOB,    -- the latest events, as disk/history.rs writes them
     PRIMARY KEY (seq, target)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX due ON delivery (target, due_at) WHERE state = 0;
-CREATE INDEX dead ON delivery (target) WHERE state = 2;
+CREATE INDEX dead ON delivery (seq, target) WHERE state = 2;
 
 -- What ever happened to a target's deliveries. These only grow; `accepted` less the others is what
 -- must be pending.

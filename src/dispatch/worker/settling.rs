@@ -51,27 +51,22 @@ impl TargetWorker {
             ),
             Settled::Retry { .. } => {}
         }
-        self.settle_as(attempt.key, at, outcome.label(), result);
+        self.hand_over(Settlement {
+            took: attempt.elapsed(),
+            key: attempt.key,
+            at,
+            outcome: outcome.label(),
+            result,
+        });
     }
 
-    fn settle_as(
-        &mut self,
-        key: DeliveryKey,
-        at: Timestamp,
-        outcome: &'static str,
-        result: Settled,
-    ) {
-        let sequence = key.sequence;
-        let due_at = match result {
+    fn hand_over(&mut self, settlement: Settlement) {
+        let sequence = settlement.key.sequence;
+        let due_at = match settlement.result {
             Settled::Retry { due_at } => Some(due_at),
             Settled::Delivered | Settled::DeadLettered => None,
         };
-        let durable = self.house.spool.settle(Settlement {
-            key,
-            at,
-            outcome,
-            result,
-        });
+        let durable = self.house.spool.settle(settlement);
         self.settling.spawn(async move {
             // An error means that the spool is gone, and the process with it.
             let _ = durable.await;
@@ -103,7 +98,13 @@ impl TargetWorker {
         let due_at = at.plus(UNREADABLE_PAUSE);
         for key in unreadable {
             if self.window.hold(key.sequence) {
-                self.settle_as(key, at, "unreadable", Settled::Retry { due_at });
+                self.hand_over(Settlement {
+                    key,
+                    at,
+                    took: Duration::ZERO,
+                    outcome: "unreadable",
+                    result: Settled::Retry { due_at },
+                });
             }
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Books {
     metrics: Metrics,
     wakes: Arc<Wakes>,
     names: HashMap<Name, i64>,
+    /// Of outcomes.
+    words: HashMap<&'static str, i64>,
     targets: Vec<Target>,
     by_name: HashMap<Name, usize>,
     /// Moves of the gauges in the batch at hand.
@@ -39,6 +41,7 @@ impl Books {
             metrics,
             wakes,
             names: HashMap::new(),
+            words: HashMap::new(),
             targets: Vec::new(),
             by_name: HashMap::new(),
             notifications: [0; State::ALL.len()],
@@ -196,10 +199,21 @@ impl Books {
     /// The batch was undone, and with it numbers that names got in it.
     pub fn strike(&mut self) {
         self.names.clear();
+        self.words.clear();
         self.targets.clear();
         self.by_name.clear();
         self.notifications = [0; State::ALL.len()];
         self.quarantine = [0; Reason::ALL.len()];
+    }
+
+    /// Number of an outcome's word.
+    pub fn word(&mut self, rows: &mut Rows<'_>, word: &'static str) -> Result<i64> {
+        if let Some(id) = self.words.get(word) {
+            return Ok(*id);
+        }
+        let id = rows.name(word)?;
+        self.words.insert(word, id);
+        Ok(id)
     }
 
     fn name(&mut self, rows: &mut Rows<'_>, name: &Name) -> Result<i64> {

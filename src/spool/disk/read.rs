@@ -34,9 +34,9 @@ struct Owed {
 }
 
 pub(super) struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
     /// Numbers of names never change their meaning.
-    names: HashMap<i64, Name>,
+    pub(super) names: HashMap<i64, Name>,
 }
 
 impl Readers {

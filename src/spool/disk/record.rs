@@ -59,7 +59,7 @@ fn record(
     }))
 }
 
-fn named(snapshot: &Connection, names: &mut HashMap<i64, Name>, id: i64) -> Sql<Name> {
+pub(super) fn named(snapshot: &Connection, names: &mut HashMap<i64, Name>, id: i64) -> Sql<Name> {
     if let Some(name) = names.get(&id) {
         return Ok(name.clone());
     }

@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
+use super::delivery;
 use crate::clock::Timestamp;
 use crate::notification::Notification;
-use crate::spool::{Settled, Settlement, Verdict};
+use crate::spool::Verdict;
 
 pub(super) struct Rows<'c> {
     connection: &'c Connection,
@@ -15,7 +16,8 @@ pub(super) struct Rows<'c> {
     keep_delivery: Statement<'c>,
     verdict: Statement<'c>,
     advance: Statement<'c>,
-    settle: Statement<'c>,
+    find_delivery: Statement<'c>,
+    put_delivery: Statement<'c>,
     stand: Statement<'c>,
     post: Statement<'c>,
     oldest_settled: Statement<'c>,
@@ -52,7 +54,7 @@ pub(super) struct Entry {
 
 impl<'c> Rows<'c> {
     pub fn prepare(connection: &'c Connection) -> Result<Self> {
-        let prepare = |sql| connection.prepare(sql);
+        let prepare = |sql: &str| connection.prepare(sql);
         Ok(Self {
             connection,
             begin: prepare("BEGIN IMMEDIATE")?,
@@ -77,12 +79,15 @@ impl<'c> Rows<'c> {
                  WHERE source = ?1 AND signed_at = ?2 AND digest = ?3",
             )?,
             advance: prepare("UPDATE position SET next_seq = ?1")?,
-            settle: prepare(
+            find_delivery: prepare(&format!(
+                "SELECT {} FROM delivery WHERE seq = ?1 AND target = ?2",
+                delivery::Row::COLUMNS
+            ))?,
+            put_delivery: prepare(
                 "UPDATE delivery
-                 SET state = ?3, attempts = attempts + 1, due_at = coalesce(?4, due_at),
-                     first_attempt_at = coalesce(first_attempt_at, ?5), last_attempt_at = ?5,
-                     last_outcome = ?6
-                 WHERE seq = ?1 AND target = ?2 AND state = 0",
+                 SET state = ?3, attempts = ?4, due_at = ?5, owed_since = ?6, replayed_after = ?7,
+                     resume_at = ?8, first_attempt_at = ?9, history = ?10
+                 WHERE seq = ?1 AND target = ?2",
             )?,
             stand: prepare(
                 "UPDATE notification
@@ -222,22 +227,28 @@ impl<'c> Rows<'c> {
         self.advance.execute([next_seq]).map(drop)
     }
 
-    /// False if the delivery was not pending: then nothing is changed.
-    pub fn settle(&mut self, target: i64, settlement: &Settlement) -> Result<bool> {
-        let (state, due_at) = match settlement.result {
-            Settled::Retry { due_at } => (0, Some(due_at.as_millis())),
-            Settled::Delivered => (1, None),
-            Settled::DeadLettered => (2, None),
-        };
-        let settled = self.settle.execute(params![
-            settlement.key.sequence,
-            target,
-            state,
-            due_at,
-            settlement.at.as_millis(),
-            settlement.outcome,
-        ])?;
-        Ok(settled == 1)
+    pub fn find_delivery(&mut self, seq: i64, target: i64) -> Result<Option<delivery::Row>> {
+        self.find_delivery
+            .query_row([seq, target], delivery::Row::read)
+            .optional()
+    }
+
+    pub fn put_delivery(&mut self, seq: i64, target: i64, row: &delivery::Row) -> Result<()> {
+        let moment = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
+        self.put_delivery
+            .execute(params![
+                seq,
+                target,
+                row.state as i64,
+                row.attempts,
+                row.due_at.as_millis(),
+                moment(row.owed_since),
+                row.replayed_after,
+                moment(row.resume_at),
+                moment(row.first_attempt_at),
+                row.history.as_bytes(),
+            ])
+            .map(drop)
     }
 
     /// One delivery of the notification is no longer pending; `dead` is 1 if it gave up.

@@ -15,7 +15,9 @@ use super::rows::{Rows, Standing};
 use super::{Limits, Shared};
 use crate::clock::Timestamp;
 use crate::spool::metrics::Op;
-use crate::spool::{AcceptError, Fatal, Kept, Reason, Settled, Settlement, Submission};
+use crate::spool::{
+    AcceptError, DeliveryState, Fatal, Kept, Reason, Settled, Settlement, Submission,
+};
 
 /// How often what is past its time is looked for, and unwritten settlements are tried again.
 pub(super) const TICK: Duration = Duration::from_secs(1);
@@ -190,17 +192,21 @@ impl<'c> Writer<'c> {
     }
 
     fn settle(&mut self, settlement: &Settlement) -> Sql<()> {
+        let seq = settlement.key.sequence;
         let place = self.books.target(&mut self.rows, &settlement.key.target)?;
         let target = self.books.target_id(place);
-        if !self.rows.settle(target, settlement)? {
+        let found = self.rows.find_delivery(seq, target)?;
+        let Some(mut delivery) = found.filter(|row| row.state == DeliveryState::Pending) else {
             return Ok(());
-        }
+        };
+        let outcome = self.books.word(&mut self.rows, settlement.outcome)?;
+        delivery.settle(settlement, outcome);
+        self.rows.put_delivery(seq, target, &delivery)?;
         let dead = match settlement.result {
             Settled::Retry { .. } => return Ok(()),
             Settled::Delivered => 0,
             Settled::DeadLettered => 1,
         };
-        let seq = settlement.key.sequence;
         let standing: Standing = self.rows.stand(seq, dead, settlement.at)?;
         self.books.settled(place, settlement.result, standing);
         Ok(())

@@ -1,0 +1,234 @@
+//! Which notifications a filter takes, found in bounded steps.
+//!
+//! Dead letters and quarantine have an index each; what else is asked for is looked for row by row. One
+//! step looks at [`LOOKED_AT_MAX`] candidates, so each is a short transaction, whatever it finds.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension, Result as Sql, named_params};
+
+use crate::notification::Id;
+use crate::spool::{Filter, Reason, State};
+
+/// Candidates looked at in one step: some 20 ms. Tests take many steps over a few.
+const LOOKED_AT_MAX: i64 = if cfg!(test) { 10 } else { 20_000 };
+
+/// A filter with the numbers of its names.
+#[derive(Clone, Debug)]
+pub(super) struct Selector {
+    state: Option<State>,
+    reason: Option<Reason>,
+    source: Option<i64>,
+    target: Option<i64>,
+    since: Option<i64>,
+    /// In order; the ids that are there.
+    sequences: Option<Vec<i64>>,
+}
+
+/// What one step found.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    /// In order of acceptance.
+    pub sequences: Vec<i64>,
+    /// Where the next step begins; `None` if nothing is left to look at.
+    pub next: Option<i64>,
+}
+
+impl Selector {
+    /// `None` if it names what the spool has never seen: it takes nothing.
+    pub fn resolve(connection: &Connection, filter: &Filter) -> Sql<Option<Self>> {
+        let mut selector = Self {
+            state: filter.state,
+            reason: filter.reason,
+            source: None,
+            target: None,
+            since: filter.since.map(crate::clock::Timestamp::as_millis),
+            sequences: None,
+        };
+        for (name, number) in [
+            (&filter.source, &mut selector.source),
+            (&filter.target, &mut selector.target),
+        ] {
+            let Some(name) = name else { continue };
+            *number = number_of(connection, name.as_str())?;
+            if number.is_none() {
+                return Ok(None);
+            }
+        }
+        if let Some(ids) = &filter.ids {
+            selector.sequences = Some(sequences_of(connection, ids)?);
+        }
+        Ok(Some(selector))
+    }
+
+    /// The first that match after `after`, at most `limit`.
+    pub fn step(&self, connection: &Connection, after: i64, limit: usize) -> Sql<Step> {
+        if let Some(sequences) = &self.sequences {
+            return self.step_through(connection, sequences, after, limit);
+        }
+        let mut step = Step {
+            next: self.end_of_step(connection, after)?,
+            sequences: Vec::new(),
+        };
+        let until = step.next.unwrap_or(i64::MAX);
+        step.sequences = self.matching(connection, after, until, limit)?;
+        if step.sequences.len() == limit {
+            step.next = step.sequences.last().copied();
+        }
+        Ok(step)
+    }
+
+    fn step_through(
+        &self,
+        connection: &Connection,
+        sequences: &[i64],
+        after: i64,
+        limit: usize,
+    ) -> Sql<Step> {
+        let mut step = Step::default();
+        for sequence in sequences.iter().copied().filter(|one| *one > after) {
+            if step.sequences.len() == limit {
+                step.next = step.sequences.last().copied();
+                break;
+            }
+            step.sequences
+                .extend(self.matching(connection, sequence - 1, sequence, 1)?);
+        }
+        Ok(step)
+    }
+
+    fn matching(
+        &self,
+        connection: &Connection,
+        after: i64,
+        until: i64,
+        limit: usize,
+    ) -> Sql<Vec<i64>> {
+        let Candidates {
+            from,
+            key,
+            among,
+            only,
+            at_target,
+        } = self.candidates();
+        let mut find = connection.prepare_cached(&format!(
+            "SELECT DISTINCT {key} FROM {from}
+             WHERE {among} AND {only} AND {key} > :after AND {key} <= :until
+             AND (:source IS NULL OR n.source = :source)
+             AND (:since IS NULL OR n.received_at >= :since)
+             AND (:reason IS NULL OR n.quarantine = :reason)
+             AND (:target IS NULL OR {at_target})
+             ORDER BY {key} LIMIT :limit"
+        ))?;
+        let matching = find.query_map(
+            named_params! {
+                ":after": after,
+                ":until": until,
+                ":source": self.source,
+                ":target": self.target,
+                ":since": self.since,
+                ":reason": self.reason.map(Reason::as_str),
+                ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
+            },
+            |row| row.get(0),
+        )?;
+        matching.collect()
+    }
+
+    /// The candidate that is the last of the step; `None` if there are not so many.
+    fn end_of_step(&self, connection: &Connection, after: i64) -> Sql<Option<i64>> {
+        let Candidates {
+            from, key, among, ..
+        } = self.candidates();
+        let mut find = connection.prepare_cached(&format!(
+            "SELECT {key} FROM {from} WHERE {among} AND {key} > ?1
+             ORDER BY {key} LIMIT 1 OFFSET ?2"
+        ))?;
+        find.query_row([after, LOOKED_AT_MAX - 1], |row| row.get(0))
+            .optional()
+    }
+
+    fn candidates(&self) -> &'static Candidates {
+        match (self.state, self.reason) {
+            (Some(State::DeadLetter), _) => &DEAD_LETTERS,
+            (Some(State::Quarantined), _) | (None, Some(_)) => &QUARANTINED,
+            (Some(State::Pending), _) => &PENDING,
+            (Some(State::Delivered), _) => &DELIVERED,
+            (None, None) => &ALL,
+        }
+    }
+}
+
+/// Where to look, as parts of a statement.
+struct Candidates {
+    from: &'static str,
+    key: &'static str,
+    /// What every candidate is; an index holds just these.
+    among: &'static str,
+    /// What the state asks of a candidate.
+    only: &'static str,
+    /// That it has a delivery to the target.
+    at_target: &'static str,
+}
+
+const DEAD_LETTERS: Candidates = Candidates {
+    from: "delivery AS d INDEXED BY dead CROSS JOIN notification AS n ON n.seq = d.seq",
+    key: "d.seq",
+    among: "d.state = 2",
+    only: "TRUE",
+    at_target: "d.target = :target",
+};
+
+const ALL: Candidates = Candidates {
+    from: "notification AS n",
+    key: "n.seq",
+    among: "TRUE",
+    only: "TRUE",
+    at_target: "EXISTS (SELECT 1 FROM delivery AS d WHERE d.seq = n.seq AND d.target = :target)",
+};
+
+const QUARANTINED: Candidates = Candidates {
+    from: "notification AS n INDEXED BY quarantined",
+    among: "n.quarantine IS NOT NULL",
+    ..ALL
+};
+
+const PENDING: Candidates = Candidates {
+    only: "n.pending > 0",
+    at_target: "EXISTS (SELECT 1 FROM delivery AS d
+                        WHERE d.seq = n.seq AND d.target = :target AND d.state = 0)",
+    ..ALL
+};
+
+const DELIVERED: Candidates = Candidates {
+    only: "n.settled_at IS NOT NULL",
+    ..ALL
+};
+
+fn number_of(connection: &Connection, name: &str) -> Sql<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM name WHERE text = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()
+}
+
+/// Looks through the marks, the newest first, until all are found: ids have no index of their own. The
+/// same bytes at two sources have one id, so an id found is not done with.
+fn sequences_of(connection: &Connection, ids: &[Id]) -> Sql<Vec<i64>> {
+    let wanted: HashSet<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+    let mut found = Vec::new();
+    let mut marks =
+        connection.prepare_cached("SELECT seq, digest FROM notification INDEXED BY mark")?;
+    let mut rows = marks.query([])?;
+    while let Some(row) = rows.next()? {
+        let digest = row.get_ref(1)?.as_blob()?;
+        if digest
+            .get(..Id::BYTES)
+            .is_some_and(|id| wanted.contains(id))
+        {
+            found.push(row.get(0)?);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}

@@ -1,0 +1,131 @@
+//! What the readers show an operator.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Result as Sql};
+
+use super::delivery::Row as DeliveryRow;
+use super::history;
+use super::read::Reader;
+use super::record::{self, named};
+use super::select::Selector;
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::notification::Id;
+use crate::spool::{
+    Content, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, Reason, Verdict,
+};
+
+type Names = HashMap<i64, Name>;
+
+impl Reader {
+    /// What one step finds; the page may be short, or empty, and not the last.
+    pub fn list(&mut self, filter: &Filter, after: Cursor, limit: usize) -> Sql<Page> {
+        let snapshot = self.connection.unchecked_transaction()?;
+        let Some(selector) = Selector::resolve(&snapshot, filter)? else {
+            return Ok(Page::default());
+        };
+        let step = selector.step(&snapshot, after.0, limit)?;
+        let mut page = Page {
+            next: step.next.map(Cursor),
+            ..Page::default()
+        };
+        for sequence in step.sequences {
+            let entry = entry(&snapshot, &mut self.names, sequence)?;
+            page.entries.push(entry);
+        }
+        Ok(page)
+    }
+
+    pub fn find(&mut self, id: Id) -> Sql<Vec<Found>> {
+        let snapshot = self.connection.unchecked_transaction()?;
+        let ids = Some(vec![id]);
+        let filter = Filter {
+            ids,
+            ..Filter::default()
+        };
+        let selector = Selector::resolve(&snapshot, &filter)?;
+        let Some(selector) = selector else {
+            return Ok(Vec::new());
+        };
+        let found = selector.step(&snapshot, 0, usize::MAX)?.sequences;
+        let names = &mut self.names;
+        let show = |sequence| {
+            Ok(Found {
+                entry: entry(&snapshot, names, sequence)?,
+                record: record::read(&snapshot, names, sequence)?,
+            })
+        };
+        found.into_iter().map(show).collect()
+    }
+}
+
+fn entry(connection: &Connection, names: &mut Names, sequence: i64) -> Sql<Entry> {
+    let mut find = connection.prepare_cached(
+        "SELECT n.digest, n.source, n.received_at, n.verdict, n.quarantine, n.settled_at,
+                c.secret, length(c.body)
+         FROM notification AS n LEFT JOIN content AS c USING (seq) WHERE seq = ?1",
+    )?;
+    find.query_row([sequence], |row| {
+        Ok(Entry {
+            sequence,
+            id: id(row.get_ref(0)?.as_blob()?),
+            source: named(connection, names, row.get(1)?)?,
+            received_at: Timestamp::from_millis(row.get(2)?),
+            verdict: Verdict::from_code(row.get(3)?),
+            quarantine: row.get_ref(4)?.as_str_or_null()?.and_then(Reason::parse),
+            settled_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis),
+            content: match row.get(6)? {
+                Some(secret) => Some(Content {
+                    secret: named(connection, names, secret)?,
+                    body_bytes: row.get::<_, u32>(7)?.into(),
+                }),
+                None => None,
+            },
+            deliveries: deliveries(connection, names, sequence)?,
+        })
+    })
+}
+
+fn deliveries(connection: &Connection, names: &mut Names, sequence: i64) -> Sql<Vec<Delivery>> {
+    let columns = DeliveryRow::COLUMNS;
+    let mut find = connection.prepare_cached(&format!(
+        "SELECT {columns}, target FROM delivery WHERE seq = ?1"
+    ))?;
+    let mut rows = find.query([sequence])?;
+    let mut deliveries = Vec::new();
+    while let Some(row) = rows.next()? {
+        let delivery = DeliveryRow::read(row)?;
+        deliveries.push(Delivery {
+            target: named(connection, names, row.get(DeliveryRow::COLUMN_COUNT)?)?,
+            state: delivery.state,
+            attempts: delivery.attempts,
+            first_attempt_at: delivery.first_attempt_at,
+            due_at: (delivery.state == DeliveryState::Pending).then_some(delivery.due_at),
+            history: delivery
+                .history
+                .events()
+                .map(|event| told(connection, names, event))
+                .collect::<Sql<_>>()?,
+        });
+    }
+    Ok(deliveries)
+}
+
+fn told(connection: &Connection, names: &mut Names, event: history::Event) -> Sql<Event> {
+    Ok(Event {
+        kind: event.kind,
+        at: event.at,
+        word: named(connection, names, event.word)?,
+        took: event.took,
+    })
+}
+
+/// The id in a digest.
+fn id(digest: &[u8]) -> Id {
+    let mut id = [0; Id::BYTES];
+    if let Some(start) = digest.get(..Id::BYTES) {
+        id.copy_from_slice(start);
+    }
+    Id::from_bytes(id)
+}
