@@ -44,7 +44,8 @@
 //! 2. [`ingress`] and [`dispatch`] do not know each other; the spool is the only door between them: held by
 //!    `test:no_room_imports_one_beside_or_above_it`.
 //! 3. Body bytes are never changed: what was verified is what is stored and what is sent: held by
-//!    `test:a_target_receives_the_exact_bytes_and_the_contracts_headers_and_no_others`.
+//!    `test:a_target_receives_the_exact_bytes_and_the_contracts_headers_and_no_others`,
+//!    `test:a_damaged_record_is_isolated_counted_and_told_and_the_others_are_delivered`.
 //! 4. Only [`verify`] makes a `Verified`; only a `Verified` becomes a `Notification`; only a `Notification`
 //!    is spooled for delivery. Types hold the order; what they rest on is
 //!    held by `test:any_single_bit_changed_is_refused`.
@@ -52,7 +53,7 @@
 //!    `test:the_schedule_survives_a_restart`.
 //! 6. A failed sync, the checkpoint's included, ends the process with exit code 74; a full disk is no failed
 //!    sync: refuse, go on, heal: held by `test:a_failed_sync_is_fatal_and_a_full_disk_is_not`,
-//!    `test:a_full_disk_refuses_keeps_settlements_and_heals`.
+//!    `test:a_full_disk_refuses_delivers_what_it_holds_and_heals`.
 //! 7. Nothing is unbounded: queues, bodies, connections, answers, files, waits: held by
 //!    `test:past_the_limit_a_client_waits_until_another_goes`, `test:a_spent_byte_budget_is_500`,
 //!    `test:attempts_in_flight_never_exceed_the_maximum`, `test:the_log_stays_short_beneath_readers`.

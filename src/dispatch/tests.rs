@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -155,8 +155,12 @@ fn spool() -> (Spool, TempDir) {
 }
 
 async fn owe(spool: &Spool, body: &str, targets: &[&str]) {
+    owe_since(Timestamp::now(), spool, body, targets).await;
+}
+
+async fn owe_since(accepted_at: Timestamp, spool: &Spool, body: &str, targets: &[&str]) {
     let submission = Submission {
-        notification: notification(body),
+        notification: notification(body, accepted_at),
         verdict: Verdict::Accepted,
         targets: targets.iter().copied().map(name).collect(),
         quarantine: None,
@@ -164,10 +168,9 @@ async fn owe(spool: &Spool, body: &str, targets: &[&str]) {
     assert_eq!(spool.accept(submission).await, Ok(Kept::Now));
 }
 
-fn notification(body: &str) -> Notification {
+fn notification(body: &str, received_at: Timestamp) -> Notification {
     let secret = Secret::from_text(b"a secret for these tests".to_vec()).unwrap();
-    let now = Timestamp::now();
-    let generated_at = now.as_millis().to_string();
+    let generated_at = received_at.as_millis().to_string();
     let signed = Signed {
         signature: verify::signature(&secret, &generated_at, body.as_bytes()),
         generated_at,
@@ -175,7 +178,7 @@ fn notification(body: &str) -> Notification {
     };
     let keyring = Keyring::new([(name("current"), &secret)]);
     let verified = keyring.verify(signed).unwrap();
-    Notification::new(verified, name("suki"), now, None)
+    Notification::new(verified, name("suki"), received_at, None)
 }
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -188,11 +191,12 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(in_time.is_ok(), "never came true: {what}");
 }
 
-/// A server that answers 200 once its gate has a permit for it.
+/// A server that answers, 200 at first, once its gate has a permit for it. Its 503 asks for an hour.
 #[derive(Clone)]
 struct Server {
     url: String,
     gate: Arc<Semaphore>,
+    status: Arc<AtomicU16>,
     waiting: Arc<AtomicUsize>,
     /// How many waited at once.
     most: Arc<AtomicUsize>,
@@ -208,7 +212,13 @@ impl Server {
             .fetch_max(self.waiting.fetch_add(1, SeqCst) + 1, SeqCst);
         self.gate.acquire().await.unwrap().forget();
         self.waiting.fetch_sub(1, SeqCst);
-        http::Response::new(Empty::new())
+        let mut answer = http::Response::new(Empty::new());
+        *answer.status_mut() = self.status.load(SeqCst).try_into().unwrap();
+        if answer.status() == http::StatusCode::SERVICE_UNAVAILABLE {
+            let hour = http::HeaderValue::from_static("3600");
+            answer.headers_mut().insert("retry-after", hour);
+        }
+        answer
     }
 
     fn received(&self) -> Vec<String> {
@@ -221,6 +231,7 @@ async fn server(permits: usize) -> Server {
     let server = Server {
         url: format!("http://{}/", listener.local_addr().unwrap()),
         gate: Arc::new(Semaphore::new(permits)),
+        status: Arc::new(AtomicU16::new(200)),
         waiting: Arc::default(),
         most: Arc::default(),
         received: Arc::default(),
@@ -257,6 +268,19 @@ fn target(of: &str, url: &str, in_flight_max: usize) -> Target {
     Target::http(name(of), policy, options).unwrap()
 }
 
+/// What the spool still owes the target, oldest first: ids and attempts made.
+async fn owed(rig: &Rig) -> Vec<(String, u32)> {
+    let whenever = Timestamp::now().plus(Duration::from_hours(2));
+    let page = rig.spool.due(&name("ehr"), whenever, 1000).await.unwrap();
+    let mut deliveries = page.deliveries;
+    deliveries.sort_by_key(|due| due.key.sequence);
+    deliveries
+        .iter()
+        .map(|due| (due.record.id.to_string(), due.attempts))
+        .collect()
+}
+
+const BREAKER: &str = "suki_relay_target_breaker_open{target=\"ehr\"}";
 const REFUSED: &str = "suki_relay_attempts_total{outcome=\"connect\",target=\"ehr\"}";
 
 /// An address where nothing listens.
@@ -357,4 +381,62 @@ async fn while_draining_a_refused_loopback_connection_spends_no_attempt() {
     let page = rig.spool.due(&name("ehr"), whenever, 10).await.unwrap();
     let attempts: Vec<_> = page.deliveries.iter().map(|due| due.attempts).collect();
     assert_eq!(attempts, [0]);
+}
+
+#[tokio::test]
+async fn a_probe_is_alone_with_the_oldest_due_and_waiting_spends_no_attempt() {
+    let server = server(1000).await;
+    server.status.store(503, SeqCst);
+    let rig = Rig::start(vec![target("ehr", &server.url, 1)], 30, &["ehr"]).await;
+    eventually("it is probed", async || server.received().len() >= 12).await;
+    assert!(rig.shown(BREAKER) > 0.5);
+    assert_eq!(server.most.load(SeqCst), 1);
+    server.status.store(200, SeqCst);
+    eventually("it closes, and what was not tried arrives", async || {
+        rig.delivered("ehr").await > 15 && rig.shown(BREAKER) < 0.5
+    })
+    .await;
+    let received = server.received();
+    let left = owed(&rig).await;
+    assert!(left.iter().all(|(_, attempts)| *attempts == 1), "{left:?}");
+    // Those that failed, probes included, were the oldest, and went in order.
+    let failed: Vec<_> = left.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(received[..failed.len()], failed);
+}
+
+#[tokio::test]
+async fn definite_answers_are_no_failures_of_the_target() {
+    let server = server(1000).await;
+    server.status.store(422, SeqCst);
+    let rig = Rig::start(vec![target("ehr", &server.url, 1)], 20, &["ehr"]).await;
+    eventually("each is a dead letter", async || {
+        rig.counts("ehr").await.dead == 20
+    })
+    .await;
+    assert!(rig.shown(BREAKER) < 0.5);
+    assert_eq!(server.received().len(), 20, "one attempt each");
+    server.status.store(200, SeqCst);
+    owe(&rig.spool, "new", &["ehr"]).await;
+    eventually("the next goes at once", async || {
+        rig.delivered("ehr").await == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_four_days_down_it_tries_before_it_gives_up() {
+    let long_ago = Timestamp::now().minus(Duration::from_hours(96));
+    for (status, delivered, dead) in [(200, 1, 0), (503, 0, 1)] {
+        let server = server(1000).await;
+        server.status.store(status, SeqCst);
+        let rig = Rig::start(vec![target("ehr", &server.url, 4)], 0, &[]).await;
+        owe_since(long_ago, &rig.spool, "late", &["ehr"]).await;
+        let settled = TargetCounts {
+            pending: 0,
+            delivered,
+            dead,
+        };
+        eventually("it is settled", async || rig.counts("ehr").await == settled).await;
+        assert_eq!(server.received().len(), 1);
+    }
 }
