@@ -88,6 +88,19 @@ impl Load {
         })
     }
 
+    /// One post on a connection that is there already.
+    pub fn once(&self) -> Duration {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let mut connection = self.connect().await;
+            let (took, status) = self.post(&mut connection).await;
+            assert_eq!(status, 200);
+            took
+        })
+    }
+
     async fn post_until(self: Arc<Self>, deadline: Instant) -> Tally {
         let mut connection = self.connect().await;
         let mut tally = Tally {
@@ -97,17 +110,22 @@ impl Load {
             latencies: Vec::new(),
         };
         while Instant::now() < deadline {
-            let request = self.request();
-            let sent = Instant::now();
-            let mut answer = connection.send_request(request).await.expect("an answer");
-            while let Some(frame) = answer.body_mut().frame().await {
-                frame.expect("a whole answer");
-            }
-            tally.latencies.push(sent.elapsed());
+            let (took, status) = self.post(&mut connection).await;
+            tally.latencies.push(took);
             tally.answered += 1;
-            tally.refused += u64::from(answer.status() != 200);
+            tally.refused += u64::from(status != 200);
         }
         tally
+    }
+
+    async fn post(&self, connection: &mut SendRequest<Full<Bytes>>) -> (Duration, u16) {
+        let request = self.request();
+        let sent = Instant::now();
+        let mut answer = connection.send_request(request).await.expect("an answer");
+        while let Some(frame) = answer.body_mut().frame().await {
+            frame.expect("a whole answer");
+        }
+        (sent.elapsed(), answer.status().as_u16())
     }
 
     async fn connect(&self) -> SendRequest<Full<Bytes>> {

@@ -12,6 +12,7 @@
 #![allow(clippy::expect_used)] // a failed measurement has nobody to recover for
 
 mod bare;
+#[allow(dead_code)] // `once` is the other bench's
 mod client;
 mod disk;
 mod process;
