@@ -333,57 +333,6 @@ fn the_digest_is_that_of_the_text() {
     assert_ne!(digest(&text), digest(&format!("{text}#")));
 }
 
-/// What an editor may do to a file between two saves.
-#[test]
-fn mutated_configs_load_whole_or_have_a_problem_with_a_place() {
-    let disk = Disk::new();
-    let shipped = shipped();
-    let mut chance = fastrand::Rng::with_seed(0x5eed);
-    let mut loaded = 0;
-    for _ in 0..300 {
-        let text = mutated(&shipped, &mut chance);
-        match parse(&text, &disk) {
-            Ok(_) => loaded += 1,
-            Err(problems) => {
-                let first = problems.problems.first().expect("a problem");
-                assert!(first.place.line >= 1 && first.place.line <= text.lines().count() + 1);
-                assert!(first.place.column >= 1);
-            }
-        }
-    }
-    assert!(
-        (10..290).contains(&loaded),
-        "{loaded} of 300 loaded: the mutations are of no use"
-    );
-}
-
-fn mutated(text: &str, chance: &mut fastrand::Rng) -> String {
-    const SIGNS: &[char] = &[
-        ':', '-', ' ', '\t', '{', '[', '"', '\'', '#', '&', '*', '!', '$', '0', 'x', 'ä', '\0',
-    ];
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for _ in 0..chance.usize(1..4) {
-        let at = chance.usize(..lines.len());
-        match chance.u8(..6) {
-            0 => drop(lines.remove(at)),
-            1 => lines.insert(at, lines[at].clone()),
-            2 => lines[at] = lines[chance.usize(..lines.len())].clone(),
-            choice => {
-                let mut letters: Vec<char> = lines[at].chars().collect();
-                let column = chance.usize(..=letters.len());
-                let sign = SIGNS[chance.usize(..SIGNS.len())];
-                match choice {
-                    3 if column < letters.len() => drop(letters.remove(column)),
-                    4 if column < letters.len() => letters[column] = sign,
-                    _ => letters.insert(column, sign),
-                }
-                lines[at] = letters.into_iter().collect();
-            }
-        }
-    }
-    lines.join("\n")
-}
-
 /// Every key that a block of the file may have, as `sources[].secrets[].name`.
 fn known_keys() -> BTreeSet<String> {
     let mut known = BTreeSet::new();

@@ -13,6 +13,7 @@ mod commands;
 mod disk;
 mod explain;
 mod house;
+mod mutated;
 mod observe;
 mod privacy;
 mod probes;

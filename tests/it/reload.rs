@@ -104,6 +104,25 @@ async fn an_edited_route_takes_effect_however_the_file_is_written() {
     assert_eq!(versions, 1, "one series, whatever came before");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn polling_alone_finds_every_change() {
+    let (ehr, audit) = (Target::accepting().await, Target::accepting().await);
+    let setup = Setup::new(&to("ehr", &ehr, &audit));
+    let relay = setup.start_without_inotify();
+    let watch = |mode: &str| format!("suki_relay_config_watch{{mode=\"{mode}\"}}");
+    counted(&relay, &watch("poll"), 1).await;
+    counted(&relay, &watch("inotify"), 0).await;
+    for (n, name) in ["audit", "ehr"].into_iter().enumerate() {
+        setup.write_config(&to(name, &ehr, &audit));
+        counted(&relay, APPLIED, n + 1).await;
+    }
+    let warnings = relay.log().into_iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("fs.inotify.max_user_instances")
+    });
+    assert_eq!(warnings.count(), 1, "told once, with what to do");
+}
+
 /// A folder as Kubernetes' `AtomicWriter` keeps it.
 struct Volume {
     folder: PathBuf,
@@ -466,7 +485,7 @@ async fn a_hundred_sighups_leave_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_fail_no_request_and_mix_no_versions() {
-    const RELOADS: usize = 30;
+    const RELOADS: usize = 300;
     let targets = [
         Target::accepting().await,
         Target::accepting().await,
