@@ -48,6 +48,7 @@ mod show;
 mod signals;
 mod upkeep;
 mod wakes;
+mod witness;
 mod writer;
 
 #[cfg(test)]
@@ -73,6 +74,7 @@ use self::queue::Queue;
 use self::read::{READERS, Readers};
 use self::signals::{Alarm, Bell, Pulse};
 use self::wakes::Wakes;
+use self::witness::Witness;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
@@ -105,6 +107,7 @@ struct Shared {
     bell: Bell,
     alarm: Alarm,
     ballast: Ballast,
+    witness: Witness,
     metrics: Metrics,
 }
 
@@ -139,7 +142,7 @@ impl Disk {
             .collect::<Result<Vec<_>, _>>()?;
         let checkpointer = folder.connect(Role::Checkpointer, limits)?;
         let mut disk = Self {
-            shared: Arc::new(Shared::new(metrics, ballast, on_fatal)),
+            shared: Arc::new(Shared::new(metrics, ballast, folder.witness(), on_fatal)),
             readers: Arc::new(Readers::new(readers)),
             threads: Vec::new(),
             folder,
@@ -300,6 +303,7 @@ impl Shared {
     fn new(
         metrics: Metrics,
         ballast: Ballast,
+        witness: Witness,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Self {
         Self {
@@ -309,6 +313,7 @@ impl Shared {
             bell: Bell::default(),
             alarm: Alarm::new(on_fatal),
             ballast,
+            witness,
             metrics,
         }
     }

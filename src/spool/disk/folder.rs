@@ -13,10 +13,12 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, Result as Sql};
 
 use super::ballast::{Ballast, Volume};
 use super::fault::cause;
+use super::witness::Witness;
 use super::{BUSY_TIMEOUT, Limits, PAGE_BYTES};
 use crate::spool::OpenError;
 
 const DATABASE: &str = "spool.db";
+const LOG: &str = "spool.db-wal";
 const UNFINISHED: &str = "spool.db.new";
 const LOCK: &str = "spool.lock";
 
@@ -73,6 +75,11 @@ impl Folder {
     pub fn volume(&self) -> Result<Volume, OpenError> {
         let told = File::open(&self.path).and_then(|folder| Volume::of(&folder));
         told.map_err(|error| io_error(&self.path, "ask for the size of the volume", &error))
+    }
+
+    /// To be asked once the log is there.
+    pub fn witness(&self) -> Witness {
+        Witness::of([DATABASE, LOG].map(|file| self.path.join(file)))
     }
 
     pub fn ballast(&self, limits: Limits) -> Result<Ballast, OpenError> {

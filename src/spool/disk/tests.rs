@@ -129,7 +129,11 @@ async fn settle(spool: &Spool, key: &DeliveryKey, result: Settled) {
 
 #[tokio::test]
 async fn what_is_accepted_is_due_as_it_came_until_it_is_settled() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let sent = submission("{\"a\":\u{a0}1}", &["ehr", "audit"]);
     let expected = (*sent.notification).clone();
     assert_eq!(spool.accept(sent).await, Ok(Kept::Now));
@@ -160,7 +164,11 @@ async fn what_is_accepted_is_due_as_it_came_until_it_is_settled() {
 
 #[tokio::test]
 async fn a_notification_is_settled_only_when_every_target_has_it() {
-    let House { spool, metrics, .. } = house();
+    let House {
+        spool,
+        metrics,
+        folder: _kept,
+    } = house();
     let accepted = spool.accept(submission("a", &["ehr", "audit"])).await;
     accepted.expect("room");
     let ehr = due(&spool, "ehr").await.remove(0);
@@ -174,7 +182,11 @@ async fn a_notification_is_settled_only_when_every_target_has_it() {
 
 #[tokio::test]
 async fn a_target_is_owed_while_something_is_pending_for_it() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     assert_eq!(spool.targets_owed().await.expect("reads"), []);
     for body in ["a", "b"] {
         let accepted = spool.accept(submission(body, &["ehr", "audit"])).await;
@@ -230,7 +242,11 @@ async fn opening_syncs_what_it_finds_before_anything_else() {
 
 #[tokio::test]
 async fn a_duplicate_learns_the_first_verdict() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let invalid = || quarantined("x", Reason::Invalid, Verdict::Invalid);
     assert_eq!(spool.accept(invalid()).await, Ok(Kept::Now));
     let again = spool.accept(submission("x", &["ehr"])).await;
@@ -240,7 +256,11 @@ async fn a_duplicate_learns_the_first_verdict() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_racing_copies_one_is_kept() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let copies = (0..32).map(|_| {
         let spool = spool.clone();
         tokio::spawn(async move { spool.accept(submission("same", &["ehr"])).await })
@@ -274,7 +294,11 @@ async fn the_schedule_survives_a_restart() {
 
 #[tokio::test]
 async fn dead_letters_and_quarantine_are_held() {
-    let House { spool, metrics, .. } = house();
+    let House {
+        spool,
+        metrics,
+        folder: _kept,
+    } = house();
     spool.accept(submission("a", &["ehr"])).await.expect("room");
     let key = due(&spool, "ehr").await.remove(0).key;
     settle(&spool, &key, Settled::DeadLettered).await;
@@ -363,7 +387,11 @@ async fn fill(spool: &Spool, series: &str) -> usize {
 
 #[tokio::test]
 async fn a_full_spool_refuses_knows_duplicates_and_heals() {
-    let House { spool, metrics, .. } = house_of(SMALL);
+    let House {
+        spool,
+        metrics,
+        folder: _kept,
+    } = house_of(SMALL);
     let first = || submission("first", &["ehr"]);
     spool.accept(first()).await.expect("room");
     let kept = fill(&spool, "a").await;
@@ -416,7 +444,11 @@ async fn what_is_settled_and_past_its_time_goes_with_its_mark() {
 async fn writers_share_commits_and_none_is_lost() {
     const WRITERS: usize = 64;
     const EACH: usize = 20;
-    let House { spool, metrics, .. } = house();
+    let House {
+        spool,
+        metrics,
+        folder: _kept,
+    } = house();
     let writers = (0..WRITERS).map(|writer| {
         let spool = spool.clone();
         tokio::spawn(async move {
@@ -438,7 +470,11 @@ async fn writers_share_commits_and_none_is_lost() {
 
 #[tokio::test]
 async fn a_dropped_wait_takes_nothing_back() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let wake = spool.wake(&name("ehr"));
     let mut waiting = Box::pin(spool.accept(submission("a", &["ehr"])));
     let waker = std::task::Waker::noop();
@@ -518,6 +554,7 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     let shared = Shared::new(
         Metrics::new(&Registry::new()).expect("new names"),
         folder.ballast(limits).expect("opens"),
+        folder.witness(),
         |fatal| panic!("{fatal}"),
     );
     let mut writer = Writer::new(&connection, &shared, limits).expect("opens");
@@ -549,4 +586,39 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     assert_eq!(new.await, Ok(Ok(Kept::Now)));
     assert_eq!(settled.await, Ok(()));
     assert_eq!(shared.metrics.target(&name("audit")).pending.get(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_is_missed_and_what_is_owed_is_still_delivered() {
+    let House { spool, folder, .. } = house();
+    let kept = spool.accept(submission("first", &["ehr"])).await;
+    assert_eq!(kept, Ok(Kept::Now));
+    let mut n = 0;
+    let mut accepts = async || {
+        n += 1;
+        let kept = spool.accept(submission(n.to_string(), &["audit"])).await;
+        kept == Ok(Kept::Now)
+    };
+    for file in ["spool.db", "spool.db-wal"] {
+        let (place, aside) = (folder.path().join(file), folder.path().join("aside"));
+        fs::rename(&place, &aside).expect("moves");
+        within_a_minute(async || !accepts().await).await;
+        let again = spool.accept(submission("first", &["ehr"])).await;
+        assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)));
+        assert_eq!(due(&spool, "ehr").await.len(), 1);
+        fs::rename(&aside, &place).expect("moves");
+        within_a_minute(&mut accepts).await;
+    }
+    let first = due(&spool, "ehr").await.remove(0);
+    settle(&spool, &first.key, Settled::Delivered).await;
+}
+
+async fn within_a_minute(mut holds: impl AsyncFnMut() -> bool) {
+    let holds = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_mins(1), holds).await;
+    in_time.expect("comes true");
 }

@@ -30,8 +30,11 @@ const FRAME_HEADER_BYTES: u64 = 24;
 
 impl Writer<'_> {
     /// Bytes left under the capacity, as of the last measurement; with no room on the disk, what is free
-    /// inside the database.
+    /// inside the database; with no file to keep them in, none.
     pub(super) fn room(&self) -> u64 {
+        if !self.in_place {
+            return 0;
+        }
         let used = self.pages_bytes + self.wal_bytes;
         let left = self.limits.capacity_bytes.saturating_sub(used);
         if self.shared.ballast.is_short() {
@@ -93,7 +96,18 @@ impl Writer<'_> {
         Ok(wait)
     }
 
-    fn look_at_the_disk(&self) {
+    fn look_at_the_disk(&mut self) {
+        let missing = self.shared.witness.misses();
+        match missing {
+            Some(file) if self.in_place => tracing::error!(
+                file = %file.display(),
+                "moved or removed while the relay runs: new notifications are refused, what is owed is \
+                 delivered; bring the file back, or let deliveries end before the relay does"
+            ),
+            None if !self.in_place => tracing::info!("the spool's files are back in their place"),
+            _ => {}
+        }
+        self.in_place = missing.is_none();
         if self.shared.ballast.restore() {
             tracing::info!("the disk has room again: new notifications are accepted");
         }

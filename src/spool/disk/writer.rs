@@ -37,6 +37,8 @@ pub(super) struct Writer<'c> {
     /// Bytes of pages that hold nothing: what new notifications have while the disk has no room.
     pub(super) free_bytes: u64,
     pub(super) wal_bytes: u64,
+    /// False while the files have been moved or removed: nothing new is promised.
+    pub(super) in_place: bool,
     pub(super) restart_after: Instant,
     pub(super) answers: Vec<Result<Kept, AcceptError>>,
     pub(super) places: Vec<usize>,
@@ -56,6 +58,7 @@ impl<'c> Writer<'c> {
             pages_bytes: 0,
             free_bytes: 0,
             wal_bytes: 0,
+            in_place: true,
             restart_after: Instant::now(),
             answers: Vec::new(),
             places: Vec::new(),
@@ -132,7 +135,7 @@ impl<'c> Writer<'c> {
             incoming > self.room()
         };
         self.rows.begin()?;
-        if full {
+        if full && self.in_place {
             self.make_room()?;
         }
         for settle in &batch.settlements {

@@ -89,7 +89,11 @@ impl Mix {
 
 #[tokio::test]
 async fn a_list_by_state_and_target_takes_what_stands_so() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let mix = Mix::fill(&spool).await;
     let at = |which, target: &str| Filter {
         target: Some(name(target)),
@@ -118,7 +122,11 @@ type Narrow = fn(&mut Filter, &Mix);
 
 #[tokio::test]
 async fn each_part_of_a_filter_narrows_a_list() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let mix = Mix::fill(&spool).await;
     let cases: [(Narrow, Vec<Id>); 10] = [
         (|f, _| f.reason = Some(Reason::Invalid), vec![mix.invalid]),
@@ -156,7 +164,11 @@ async fn each_part_of_a_filter_narrows_a_list() {
 
 #[tokio::test]
 async fn a_list_read_in_pages_leaves_nothing_out() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let mut all = Vec::new();
     for n in 0..100 {
         all.push(accept(&spool, submission(n.to_string(), &["ehr"])).await);
@@ -178,7 +190,11 @@ async fn a_list_read_in_pages_leaves_nothing_out() {
 
 #[tokio::test]
 async fn a_notification_is_shown_as_it_came_and_with_its_history() {
-    let House { spool, .. } = house();
+    let House {
+        spool,
+        folder: _kept,
+        ..
+    } = house();
     let sent = submission("{\"a\":\u{a0}1}", &["ehr"]);
     let expected = (*sent.notification).clone();
     let id = accept(&spool, sent).await;
