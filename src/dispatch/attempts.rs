@@ -26,7 +26,13 @@ pub struct Attempt {
     pub id: Id,
     /// Counts from 1.
     pub number: u32,
+    /// As `number`, but counted from an operator's replay.
+    pub since_replay: u32,
     pub accepted_at: Timestamp,
+    /// When it was accepted, released or last replayed.
+    pub owed_since: Timestamp,
+    /// When the attempt is due that a replay came before.
+    pub resume_at: Option<Timestamp>,
     pub began_at: Timestamp,
     began: Instant,
     pub ticket: Ticket,
@@ -40,22 +46,25 @@ impl Attempts {
 
     pub fn begin(&mut self, due: Due, target: Arc<Target>, ticket: Ticket) {
         let record = due.record;
+        let number = due.attempts.saturating_add(1);
         let attempt = Attempt {
             key: due.key,
             id: record.id,
-            number: due.attempts.saturating_add(1),
+            number,
+            since_replay: number.saturating_sub(due.attempts_before),
             accepted_at: record.received_at,
+            owed_since: due.owed_since,
+            resume_at: due.resume_at,
             began_at: Timestamp::now(),
             began: Instant::now(),
             ticket,
             target: target.clone(),
         };
-        let number = attempt.number;
         let task = self.tasks.spawn(async move {
             let parcel = Parcel {
                 record: &record,
                 attempt: number,
-                replay: false,
+                replay: due.replay,
             };
             target.attempt(parcel).await
         });

@@ -7,9 +7,12 @@ use crate::target::{Outcome, Policy, Reason};
 /// An attempt that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// Counts from 1.
+    /// Counts from 1, and anew from an operator's replay.
     pub attempt: u32,
-    pub accepted_at: Timestamp,
+    /// When the delivery was accepted, released or last replayed.
+    pub owed_since: Timestamp,
+    /// When the attempt is due that a replay came before.
+    pub resume_at: Option<Timestamp>,
     pub began_at: Timestamp,
     /// When it ended.
     pub at: Timestamp,
@@ -18,13 +21,17 @@ pub struct Ended {
 
 /// `chance` is drawn evenly from `0.0..1.0`.
 pub fn decide(ended: &Ended, chance: f64, policy: &Policy) -> Settled {
-    match ended.outcome {
-        Outcome::Delivered => Settled::Delivered,
-        Outcome::GiveUp { .. } => Settled::DeadLettered,
-        Outcome::Retry { .. } if policy.retry.gives_up(ended.accepted_at, ended.began_at) => {
+    match (ended.outcome, ended.resume_at) {
+        (Outcome::Delivered, _) => Settled::Delivered,
+        // A replay cancels no scheduled attempt unless it succeeds.
+        (_, Some(due_at)) => Settled::Retry { due_at },
+        (Outcome::GiveUp { .. }, None) => Settled::DeadLettered,
+        (Outcome::Retry { .. }, None)
+            if policy.retry.gives_up(ended.owed_since, ended.began_at) =>
+        {
             Settled::DeadLettered
         }
-        Outcome::Retry { after, .. } => Settled::Retry {
+        (Outcome::Retry { after, .. }, None) => Settled::Retry {
             due_at: ended
                 .at
                 .plus(policy.retry.wait(ended.attempt, chance, after)),
@@ -58,7 +65,8 @@ mod tests {
         let began_at = ACCEPTED.plus(began_after);
         Ended {
             attempt,
-            accepted_at: ACCEPTED,
+            owed_since: ACCEPTED,
+            resume_at: None,
             began_at,
             at: began_at.plus(Duration::from_secs(10)),
             outcome,
@@ -104,6 +112,26 @@ mod tests {
                 due_at: ended.at.plus(Duration::from_secs(seconds)),
             });
             assert_eq!(decide(&ended, 1.0, &policy()), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_replay_that_fails_leaves_the_scheduled_attempt_where_it_was() {
+        let reason = Reason::ClientError;
+        let resume_at = ACCEPTED.plus(Duration::from_hours(2));
+        for (outcome, expected) in [
+            (Outcome::Delivered, Settled::Delivered),
+            (retry(None), Settled::Retry { due_at: resume_at }),
+            (
+                Outcome::GiveUp { reason },
+                Settled::Retry { due_at: resume_at },
+            ),
+        ] {
+            let ended = Ended {
+                resume_at: Some(resume_at),
+                ..ended(3, Duration::from_hours(100), outcome)
+            };
+            assert_eq!(decide(&ended, 1.0, &policy()), expected, "{outcome:?}");
         }
     }
 

@@ -6,7 +6,6 @@ use prometheus::{
 };
 
 use crate::name::Name;
-use crate::spool::Settled;
 use crate::target::{Outcome, Reason};
 
 /// Upper ends in seconds, up to the longest timeout that makes sense.
@@ -23,7 +22,6 @@ const LATENCY_BUCKETS: [f64; 14] = [
 pub struct Metrics {
     attempts: IntCounterVec,
     attempt_duration: HistogramVec,
-    deliveries: IntCounterVec,
     delivery_latency: HistogramVec,
     in_flight: IntGaugeVec,
     breaker_open: IntGaugeVec,
@@ -36,8 +34,6 @@ pub struct TargetMetrics {
     /// By `Reason as usize`.
     failed_attempts: [IntCounter; Reason::ALL.len()],
     pub attempt_duration: Histogram,
-    delivered: IntCounter,
-    dead_lettered: IntCounter,
     pub delivery_latency: Histogram,
     pub in_flight: IntGauge,
     pub breaker_open: IntGauge,
@@ -70,11 +66,6 @@ impl Metrics {
                 "Duration of one request to a target.",
                 &ATTEMPT_BUCKETS,
             )?,
-            deliveries: counter(
-                "suki_relay_deliveries_total",
-                "Deliveries that are settled.",
-                &["target", "result"],
-            )?,
             delivery_latency: histogram(
                 "suki_relay_delivery_latency_seconds",
                 "From a notification's acceptance to its delivery.",
@@ -99,13 +90,10 @@ impl Metrics {
     pub fn target(&self, target: &Name) -> TargetMetrics {
         let name = [target.as_str()];
         let attempts = |outcome| self.attempts.with_label_values(&[name[0], outcome]);
-        let deliveries = |result| self.deliveries.with_label_values(&[name[0], result]);
         TargetMetrics {
             delivered_attempts: attempts(Outcome::DELIVERED),
             failed_attempts: Reason::ALL.map(|reason| attempts(reason.as_str())),
             attempt_duration: self.attempt_duration.with_label_values(&name),
-            delivered: deliveries("delivered"),
-            dead_lettered: deliveries("dead_lettered"),
             delivery_latency: self.delivery_latency.with_label_values(&name),
             in_flight: self.in_flight.with_label_values(&name),
             breaker_open: self.breaker_open.with_label_values(&name),
@@ -121,14 +109,6 @@ impl TargetMetrics {
             Outcome::Retry { reason, .. } | Outcome::GiveUp { reason } => {
                 self.failed_attempts[reason as usize].inc();
             }
-        }
-    }
-
-    pub fn settled(&self, settled: Settled) {
-        match settled {
-            Settled::Delivered => self.delivered.inc(),
-            Settled::DeadLettered => self.dead_lettered.inc(),
-            Settled::Retry { .. } => {}
         }
     }
 }

@@ -73,7 +73,11 @@ pub fn due(sequence: i64, received_at: Timestamp) -> Due {
             body: Bytes::from_static(b"{\"status\": \"success\"}"),
         },
         attempts: 0,
+        attempts_before: 0,
+        owed_since: received_at,
         due_at: received_at,
+        replay: false,
+        resume_at: None,
     }
 }
 

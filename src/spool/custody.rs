@@ -4,6 +4,10 @@
 //! * Nothing is left out in silence: a list is read page by page, from a [`Cursor`] that the page before
 //!   it gave, to its end. What is accepted meanwhile comes last.
 //! * Content is read only when it is asked for.
+//! * An order is carried out in commits of a bounded size, between which submissions have their turn. It
+//!   goes on when whoever ordered it leaves. A crash cuts it short between two commits: what is done stays
+//!   done, and the same order, given again, does the rest.
+//! * A refused order has changed nothing.
 //!
 //! Limits: a page holds [`PAGE_MAX`] notifications, a filter [`IDS_MAX`] ids. Every read is one short
 //! transaction, so a list is no snapshot. Finding by id reads the whole index of marks, some tenths of a
@@ -148,7 +152,109 @@ pub struct Found {
     pub record: Option<Record>,
 }
 
+/// An order to send again what has ended, or sooner what is still to be sent.
+///
+/// The attempt that was scheduled for a pending delivery is made all the same, unless the replay succeeds.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    pub filter: Filter,
+    pub to: ReplayTo,
+    /// Who orders it: kept in the history of each delivery.
+    pub by: Name,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// Which deliveries of the notifications that match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayTo {
+    /// Dead letters, those of the filter's target if it names one.
+    DeadLetters,
+    /// Every one there is.
+    All,
+    /// To these targets, whether it was owed to them or not.
+    Targets(Vec<Name>),
+}
+
+/// An order to let go of dead letters or of quarantine. What has content and is owed to nobody then
+/// leaves by age, as if it had been delivered.
+#[derive(Clone, Debug)]
+pub struct Discard {
+    /// Its state is dead letter or quarantined.
+    pub filter: Filter,
+    /// How many match, exactly: else nothing is discarded. Not asked for by a dry run.
+    pub count: Option<u64>,
+    pub by: Name,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// One notification that leaves quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub sequence: i64,
+    /// Owed to these from then on, beside those that it is owed to already. To nobody is no release.
+    pub targets: Vec<Name>,
+}
+
+/// What became of an order: deliveries, or notifications in quarantine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    pub matched: u64,
+    /// Those that it changed: what was as ordered already is not among them.
+    pub done: u64,
+}
+
+/// Why an order is refused, or was cut short.
+#[derive(Debug, thiserror::Error)]
+pub enum CustodyError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "{found} match, not {expected}: nothing was discarded; look again, then give that count"
+    )]
+    Count { expected: u64, found: u64 },
+    #[error(
+        "only dead letters and what is in quarantine can be discarded; name one of these states"
+    )]
+    State,
+    #[error("more than {max} match; narrow the filter")]
+    TooMany { max: usize },
+    #[error("other orders wait for the spool; try again in a moment")]
+    Busy,
+    #[error("the disk is full; make room, then give the order again: it does what is left")]
+    Full,
+    #[error("the commit failed; give the order again: it does what is left")]
+    Failed,
+    #[error("the spool has ended; give the order again when it runs: it does what is left")]
+    Ended,
+}
+
 impl Spool {
+    /// Sends again what matches.
+    ///
+    /// Cancellation: dropping the future takes nothing back; the order is carried out.
+    pub async fn replay(&self, replay: Replay) -> Result<Done, CustodyError> {
+        let disk = self.disk.clone();
+        ordered(async move { disk.replay(replay).await }).await
+    }
+
+    /// Lets go of what matches, if it is as many as the order says.
+    ///
+    /// Cancellation: dropping the future takes nothing back; the order is carried out.
+    pub async fn discard(&self, discard: Discard) -> Result<Done, CustodyError> {
+        let disk = self.disk.clone();
+        ordered(async move { disk.discard(discard).await }).await
+    }
+
+    /// Takes notifications out of quarantine, each with its deliveries in one commit.
+    ///
+    /// Cancellation: dropping the future takes nothing back; the order is carried out.
+    pub async fn release(&self, releases: Vec<Release>, by: Name) -> Result<Done, CustodyError> {
+        let disk = self.disk.clone();
+        ordered(async move { disk.release(releases, by).await }).await
+    }
+
     /// The notifications that match, after a cursor, at most `limit` or [`PAGE_MAX`] of them.
     ///
     /// Cancellation: safe; it changes nothing.
@@ -170,6 +276,15 @@ impl Spool {
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
         self.disk.find(id).await
     }
+}
+
+/// An order is a task of its own: it ends when it is done, not when its giver has left.
+async fn ordered(
+    order: impl Future<Output = Result<Done, CustodyError>> + Send + 'static,
+) -> Result<Done, CustodyError> {
+    tokio::spawn(order)
+        .await
+        .unwrap_or(Err(CustodyError::Ended))
 }
 
 impl Delivery {

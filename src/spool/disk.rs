@@ -32,13 +32,17 @@
 //! growth counts against the capacity, like all else. Beside the capacity there is the ballast, an eighth
 //! of it and 64 MiB at most. All files are made at the start: a lack of inodes later is none of ours.
 
+mod audit;
 mod ballast;
 mod books;
 mod checkpoint;
+mod custody;
 mod delivery;
 mod fault;
 mod folder;
 mod history;
+mod ledger;
+mod orders;
 mod queue;
 mod read;
 mod record;
@@ -72,14 +76,14 @@ use self::fault::{Fault, classify};
 use self::folder::{Folder, Role};
 use self::queue::Queue;
 use self::read::{READERS, Readers};
-use self::signals::{Alarm, Bell, Pulse};
+use self::signals::{Alarm, Bell, Pulse, Reopened};
 use self::wakes::Wakes;
 use self::witness::Witness;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
-    AcceptError, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, OpenError, Options, Page,
-    ReadError, Settlement, Submission,
+    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, OpenError, Options,
+    Page, ReadError, Settlement, Submission,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -106,6 +110,7 @@ struct Shared {
     pulse: Pulse,
     bell: Bell,
     alarm: Alarm,
+    reopened: Reopened,
     ballast: Ballast,
     witness: Witness,
     metrics: Metrics,
@@ -130,9 +135,28 @@ impl Disk {
         let folder = Folder::open(&options.path)?;
         let volume = folder.volume()?;
         let limits = Limits::of(options, volume.bytes);
+        limits.hold_against(volume, options);
+        Self::open_in(folder, limits, metrics, on_fatal)
+    }
+
+    pub fn open_existing(
+        options: &Options,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let folder = Folder::open_existing(&options.path)?;
+        let limits = Limits::of(options, folder.volume()?.bytes);
+        Self::open_in(folder, limits, metrics, on_fatal)
+    }
+
+    fn open_in(
+        folder: Folder,
+        limits: Limits,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
         let capacity = i64::try_from(limits.capacity_bytes).unwrap_or(i64::MAX);
         metrics.capacity_bytes.set(capacity);
-        limits.hold_against(volume, options);
         let ballast = folder.ballast(limits)?;
         let connection = folder.connect(Role::Writer, limits)?;
         folder.recover(&connection)?;
@@ -170,12 +194,24 @@ impl Disk {
         limit: usize,
     ) -> Result<DuePage, ReadError> {
         let target = target.clone();
-        let page = self
-            .readers
-            .read(move |reader| reader.due(&target, now, limit));
-        let page = page.await;
-        let failed = page.as_ref().map_or(1, |page| page.unreadable.len());
-        for _ in 0..failed {
+        let page = self.read(move |reader| reader.due(&target, now, limit));
+        self.count_unreadable(page.await)
+    }
+
+    pub async fn fresh(
+        &self,
+        target: &Name,
+        since: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<DuePage, ReadError> {
+        let target = target.clone();
+        let page = self.read(move |reader| reader.fresh(&target, since, now, limit));
+        self.count_unreadable(page.await)
+    }
+
+    fn count_unreadable(&self, page: Result<DuePage, ReadError>) -> Result<DuePage, ReadError> {
+        for _ in page.iter().flat_map(|page| &page.unreadable) {
             self.shared.metrics.error(Op::Read);
         }
         page
@@ -209,6 +245,10 @@ impl Disk {
 
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
         self.read(move |reader| reader.find(id)).await
+    }
+
+    pub async fn audit(&self) -> Result<Audit, ReadError> {
+        self.read(read::Reader::audit).await
     }
 
     async fn read<T: Send + 'static>(
@@ -312,6 +352,7 @@ impl Shared {
             pulse: Pulse::new(),
             bell: Bell::default(),
             alarm: Alarm::new(on_fatal),
+            reopened: Reopened::default(),
             ballast,
             witness,
             metrics,

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub(super) unverified: IntGauge,
     dropped: [IntCounter; Dropped::ALL.len()],
     dead_letters: IntGaugeVec,
+    deliveries: IntCounterVec,
+    pub(super) ledger_imbalance: IntGauge,
     pending: IntGaugeVec,
     oldest_pending: GaugeVec,
 }
@@ -31,6 +33,9 @@ pub struct Metrics {
 pub(super) struct TargetMetrics {
     pub pending: IntGauge,
     pub dead_letters: IntGauge,
+    pub delivered: IntCounter,
+    pub dead_lettered: IntCounter,
+    pub discarded: IntCounter,
     /// 0 if nothing is pending.
     pub oldest_pending: Gauge,
 }
@@ -78,12 +83,7 @@ impl Metrics {
             "Authentic notifications held in quarantine, and requests kept as `unverified`.",
             "reason",
         )?;
-        let errors = counters(
-            registry,
-            "suki_relay_spool_errors_total",
-            "Operations of the spool that failed.",
-            "op",
-        )?;
+        let errors = errors(registry)?;
         let dropped = counters(
             registry,
             "suki_relay_unverified_dropped_total",
@@ -124,6 +124,12 @@ impl Metrics {
             quarantine: Reason::ALL.map(|reason| quarantine.with_label_values(&[reason.as_str()])),
             unverified: quarantine.with_label_values(&["unverified"]),
             dropped: Dropped::ALL.map(|cause| dropped.with_label_values(&[cause.as_str()])),
+            deliveries: deliveries(registry)?,
+            ledger_imbalance: gauge(
+                registry,
+                "suki_relay_ledger_imbalance",
+                "Deliveries by which the ledger and the rows pending or dead differ: always 0.",
+            )?,
             dead_letters: gauges(
                 registry,
                 "suki_relay_dead_letters",
@@ -142,9 +148,13 @@ impl Metrics {
 
     pub(super) fn target(&self, target: &Name) -> TargetMetrics {
         let label = [target.as_str()];
+        let deliveries = |result| self.deliveries.with_label_values(&[label[0], result]);
         TargetMetrics {
             pending: self.pending.with_label_values(&label),
             dead_letters: self.dead_letters.with_label_values(&label),
+            delivered: deliveries("delivered"),
+            dead_lettered: deliveries("dead_lettered"),
+            discarded: deliveries("discarded"),
             oldest_pending: self.oldest_pending.with_label_values(&label),
         }
     }
@@ -253,6 +263,25 @@ fn notifications(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
         "suki_relay_spool_notifications",
         "Notifications in the spool: pending, held for an operator, or settled.",
         "state",
+    )
+}
+
+fn deliveries(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    let opts = Opts::new(
+        "suki_relay_deliveries_total",
+        "Deliveries that came to their end, each time they did.",
+    );
+    let counters = IntCounterVec::new(opts, &["target", "result"])?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+fn errors(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    counters(
+        registry,
+        "suki_relay_spool_errors_total",
+        "Operations of the spool that failed.",
+        "op",
     )
 }
 

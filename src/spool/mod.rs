@@ -13,14 +13,16 @@
 //! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
 //!   process with exit code 74: after one, nothing read back from that file can be trusted.
 
+mod audit;
 mod custody;
 mod disk;
+mod error;
 mod metrics;
 mod ring;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,10 +31,12 @@ use tokio::sync::{Notify, oneshot};
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Notification, Record};
+pub use audit::{Audit, DISCREPANCIES_MAX, Discrepancy};
 pub use custody::{
-    Content, Cursor, Delivery, DeliveryState, Entry, Event, EventKind, Filter, Found, IDS_MAX,
-    PAGE_MAX, Page, State,
+    Content, Cursor, CustodyError, Delivery, DeliveryState, Discard, Done, Entry, Event, EventKind,
+    Filter, Found, IDS_MAX, PAGE_MAX, Page, Release, Replay, ReplayTo, State,
 };
+pub use error::{Fatal, OpenError, ReadError};
 pub use metrics::Metrics;
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 
@@ -123,7 +127,15 @@ pub struct Due {
     pub record: Record,
     /// Attempts made so far.
     pub attempts: u32,
+    /// Those of them that were made before an operator's replay.
+    pub attempts_before: u32,
+    /// When it was accepted, released or last replayed.
+    pub owed_since: Timestamp,
     pub due_at: Timestamp,
+    /// Owed again, or sooner, at an operator's wish.
+    pub replay: bool,
+    /// The replay came before an attempt that is due then: that one is made unless this one succeeds.
+    pub resume_at: Option<Timestamp>,
 }
 
 /// What one page of [`Spool::due`] holds.
@@ -163,46 +175,6 @@ pub enum Settled {
     },
 }
 
-/// Why a spool does not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("spool {path}: another process holds its lock; two relays must not share one folder")]
-    Locked { path: PathBuf },
-    #[error(
-        "spool {path}: made by a newer suki-relay (format {found}, this one reads {known}); nothing was changed"
-    )]
-    Newer {
-        path: PathBuf,
-        found: i64,
-        known: i64,
-    },
-    #[error("spool {path}: not a spool of suki-relay; nothing was changed")]
-    Foreign { path: PathBuf },
-    #[error("spool {path}: {action}: {cause}")]
-    Io {
-        path: PathBuf,
-        action: &'static str,
-        cause: String,
-    },
-}
-
-/// The spool cannot go on: the process must end with exit code 74, and start again from the disk.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "spool: {operation}: {cause}; check the disk, then start again: what was promised is on it"
-)]
-pub struct Fatal {
-    pub operation: &'static str,
-    pub cause: String,
-}
-
-/// A read that did not work; ask again.
-#[derive(Debug, thiserror::Error)]
-#[error("the spool could not be read: {cause}")]
-pub struct ReadError {
-    pub cause: String,
-}
-
 /// What is in the spool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -239,6 +211,26 @@ impl Spool {
         })
     }
 
+    /// Opens the spool of a relay that does not run, for an operator. Nothing is made that is not there,
+    /// and nothing leaves by age: how long it may stay is the relay's to say. Blocks on the disk.
+    pub fn open_existing(
+        path: &Path,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let options = Options {
+            path: path.to_owned(),
+            capacity_bytes: u64::MAX,
+            keep_delivered: Duration::MAX,
+            unverified_capacity_bytes: u64::MAX,
+        };
+        let disk = disk::Disk::open_existing(&options, metrics.clone(), on_fatal)?;
+        Ok(Self {
+            ring: Ring::start(&options, metrics),
+            disk: Arc::new(disk),
+        })
+    }
+
     /// Keeps a submission: `Ok` once it is on stable storage, with all its deliveries.
     ///
     /// Cancellation: dropping the future takes nothing back; the submission may be kept.
@@ -265,6 +257,21 @@ impl Spool {
         limit: usize,
     ) -> Result<DuePage, ReadError> {
         self.disk.due(target, now, limit).await
+    }
+
+    /// The target's deliveries that were never tried and came due at `since` or later, oldest first:
+    /// found at once, however much is due before them. What a replay or a release made due is not among
+    /// them, if it was received before.
+    ///
+    /// Cancellation: safe; it changes nothing.
+    pub async fn fresh(
+        &self,
+        target: &Name,
+        since: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<DuePage, ReadError> {
+        self.disk.fresh(target, since, now, limit).await
     }
 
     /// Every target that is owed a delivery, whether the config still names it or not.
@@ -304,13 +311,6 @@ impl Spool {
 impl fmt::Debug for Spool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Spool(open: {})", self.is_open())
-    }
-}
-
-impl ReadError {
-    fn new(cause: impl Into<String>) -> Self {
-        let cause = cause.into();
-        Self { cause }
     }
 }
 

@@ -52,17 +52,22 @@ CREATE TABLE delivery (
     history          BLOB,    -- the latest events, as disk/history.rs writes them
     PRIMARY KEY (seq, target)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX due ON delivery (target, due_at) WHERE state = 0;
+-- What was never tried keeps apart: a new notification is found at once, whatever the backlog.
+CREATE INDEX due ON delivery (target, attempts > 0, due_at) WHERE state = 0;
 CREATE INDEX dead ON delivery (seq, target) WHERE state = 2;
 
--- What ever happened to a target's deliveries. These only grow; `accepted` less the others is what
--- must be pending.
+-- What ever happened to a target's deliveries. These only grow; disk/ledger.rs says what must be there.
 CREATE TABLE ledger (
-    target        INTEGER PRIMARY KEY,
-    accepted      INTEGER NOT NULL DEFAULT 0,
-    delivered     INTEGER NOT NULL DEFAULT 0,
-    dead_lettered INTEGER NOT NULL DEFAULT 0,
-    discarded     INTEGER NOT NULL DEFAULT 0
+    target              INTEGER PRIMARY KEY,
+    accepted            INTEGER NOT NULL,
+    delivered           INTEGER NOT NULL,
+    dead_lettered       INTEGER NOT NULL,
+    discarded           INTEGER NOT NULL,
+    replayed_delivered  INTEGER NOT NULL,
+    replayed_dead       INTEGER NOT NULL,
+    replayed_discarded  INTEGER NOT NULL,
+    forgotten_delivered INTEGER NOT NULL,
+    forgotten_discarded INTEGER NOT NULL
 ) STRICT;
 
 -- One row: the number that the next notification gets.

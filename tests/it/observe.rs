@@ -136,6 +136,7 @@ async fn every_series_of_what_is_configured_is_there_from_the_start_with_0() {
             ("attempts_total", "outcome=\"delivered\","),
             ("deliveries_total", "result=\"delivered\","),
             ("deliveries_total", "result=\"dead_lettered\","),
+            ("deliveries_total", "result=\"discarded\","),
             ("attempt_duration_seconds_count", ""),
             ("delivery_latency_seconds_count", ""),
             ("target_breaker_open", ""),

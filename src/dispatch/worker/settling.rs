@@ -29,14 +29,14 @@ impl TargetWorker {
     pub fn settle(&mut self, attempt: Attempt, outcome: Outcome) {
         let at = Timestamp::now();
         let ended = Ended {
-            attempt: attempt.number,
-            accepted_at: attempt.accepted_at,
+            attempt: attempt.since_replay,
+            owed_since: attempt.owed_since,
+            resume_at: attempt.resume_at,
             began_at: attempt.began_at,
             at,
             outcome,
         };
         let result = decide(&ended, fastrand::f64(), &attempt.target.policy);
-        self.metrics.settled(result);
         match result {
             Settled::Delivered => {
                 let latency = at.since(attempt.accepted_at).as_secs_f64();

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, Result};
 use tokio::sync::Notify;
 
-use super::rows::{Entry, Names, Rows, Standing};
+use super::ledger::{self, Posting, Step};
+use super::rows::{Change, Names, Rows, Standing};
 use super::wakes::Wakes;
 use crate::name::Name;
 use crate::notification::Notification;
 use crate::spool::metrics::{Metrics, State, TargetMetrics};
-use crate::spool::{Reason, Settled, Submission};
+use crate::spool::{DeliveryState, Reason, Submission};
 
 pub(super) struct Books {
     metrics: Metrics,
@@ -25,11 +26,17 @@ pub(super) struct Books {
     /// Moves of the gauges in the batch at hand.
     notifications: [i64; State::ALL.len()],
     quarantine: [i64; Reason::ALL.len()],
+    /// Deliveries that left, by the number of their target.
+    forgotten: HashMap<i64, Posting>,
+    /// The oldest notification that is owed again, or to another target.
+    reopened: Option<i64>,
 }
 
 struct Target {
     id: i64,
-    entry: Entry,
+    posting: Posting,
+    /// Something is due for it that was not, or not yet.
+    woken: bool,
     wake: Arc<Notify>,
     metrics: TargetMetrics,
 }
@@ -46,6 +53,8 @@ impl Books {
             by_name: HashMap::new(),
             notifications: [0; State::ALL.len()],
             quarantine: [0; Reason::ALL.len()],
+            forgotten: HashMap::new(),
+            reopened: None,
         };
         books.count_notifications(connection)?;
         for (state, dead) in [(0, false), (2, true)] {
@@ -124,7 +133,8 @@ impl Books {
         let place = self.targets.len();
         self.targets.push(Target {
             id,
-            entry: Entry::default(),
+            posting: Posting::default(),
+            woken: false,
             wake: self.wakes.of(name),
             metrics: self.metrics.target(name),
         });
@@ -138,7 +148,7 @@ impl Books {
 
     pub fn kept(&mut self, submission: &Submission, places: &[usize]) {
         for place in places {
-            self.targets[*place].entry.accepted += 1;
+            self.step(*place, &[Step::Accepted]);
         }
         if let Some(reason) = submission.quarantine {
             self.quarantine[reason as usize] += 1;
@@ -148,41 +158,87 @@ impl Books {
         self.notifications[state as usize] += 1;
     }
 
-    /// A delivery stopped being pending, and left its notification like that.
-    pub fn settled(&mut self, place: usize, result: Settled, standing: Standing) {
-        let entry = &mut self.targets[place].entry;
-        match result {
-            Settled::Retry { .. } => return,
-            Settled::Delivered => entry.delivered += 1,
-            Settled::DeadLettered => entry.dead_lettered += 1,
+    /// A delivery took these steps.
+    pub fn step(&mut self, place: usize, steps: &[Step]) {
+        let target = &mut self.targets[place];
+        for step in steps {
+            target.posting[*step as usize] += 1;
         }
-        let state = State::of(standing.pending, standing.dead, standing.quarantined);
-        self.notifications[State::Pending as usize] -= 1;
-        self.notifications[state as usize] += 1;
+        target.woken |= standing(steps).pending > 0;
+    }
+
+    /// A delivery is due sooner than it was.
+    pub fn hurried(&mut self, place: usize) {
+        self.targets[place].woken = true;
+    }
+
+    /// A notification that had been looked at is owed again.
+    pub fn reopened(&mut self, seq: i64) {
+        let oldest = self.reopened.map_or(seq, |before| before.min(seq));
+        self.reopened = Some(oldest);
+    }
+
+    /// A notification changed in how it stands, to this.
+    pub fn restood(&mut self, change: Change, after: Standing) {
+        let pending = after.pending - change.pending;
+        let dead = after.dead - change.dead;
+        let before = State::of(pending, dead, after.quarantined || change.let_go);
+        let after = State::of(after.pending, after.dead, after.quarantined);
+        self.notifications[before as usize] -= 1;
+        self.notifications[after as usize] += 1;
+    }
+
+    /// A notification is no longer in quarantine.
+    pub fn let_go(&mut self, reason: Reason) {
+        self.quarantine[reason as usize] -= 1;
+    }
+
+    /// Settled deliveries are gone for good.
+    pub fn forgotten(&mut self, deliveries: &[(i64, DeliveryState)]) {
+        for (target, state) in deliveries {
+            if let Some(step) = Step::forgotten(*state) {
+                self.forgotten.entry(*target).or_default()[step as usize] += 1;
+            }
+        }
     }
 
     /// A settled notification is gone for good.
-    pub fn forgotten(&mut self) {
+    pub fn unmarked(&mut self) {
         self.notifications[State::Settled as usize] -= 1;
     }
 
     /// Writes the batch's sums into the ledger.
     pub fn post(&self, rows: &mut Rows<'_>) -> Result<()> {
-        let touched = |target: &&Target| target.entry != Entry::default();
-        for target in self.targets.iter().filter(touched) {
-            rows.post(target.id, target.entry)?;
+        for target in &self.targets {
+            if target.posting != Posting::default() {
+                rows.post(target.id, &target.posting)?;
+            }
+        }
+        for (target, posting) in &self.forgotten {
+            rows.post(*target, posting)?;
         }
         Ok(())
     }
 
-    /// The batch is on disk: moves the gauges and wakes the targets that got something.
-    pub fn close(&mut self) {
+    /// The batch is on disk: moves the gauges and wakes the targets that got something. Returns the
+    /// oldest notification that is owed again.
+    pub fn close(&mut self) -> Option<i64> {
         for target in &mut self.targets {
-            let entry = std::mem::take(&mut target.entry);
-            let gone = entry.delivered + entry.dead_lettered;
-            target.metrics.pending.add(entry.accepted - gone);
-            target.metrics.dead_letters.add(entry.dead_lettered);
-            if entry.accepted > 0 {
+            let posting = std::mem::take(&mut target.posting);
+            let moved = ledger::standings(&posting);
+            let metrics = &target.metrics;
+            metrics.pending.add(moved[DeliveryState::Pending as usize]);
+            metrics
+                .dead_letters
+                .add(moved[DeliveryState::DeadLetter as usize]);
+            for (counter, step) in [
+                (&metrics.delivered, Step::Delivered),
+                (&metrics.dead_lettered, Step::DeadLettered),
+                (&metrics.discarded, Step::Discarded),
+            ] {
+                counter.inc_by(posting[step as usize].unsigned_abs());
+            }
+            if std::mem::take(&mut target.woken) {
                 target.wake.notify_one();
             }
         }
@@ -194,6 +250,8 @@ impl Books {
             let moved = std::mem::take(&mut self.quarantine[reason as usize]);
             self.metrics.quarantine(reason).add(moved);
         }
+        self.forgotten.clear();
+        self.reopened.take()
     }
 
     /// The batch was undone, and with it numbers that names got in it.
@@ -204,6 +262,8 @@ impl Books {
         self.by_name.clear();
         self.notifications = [0; State::ALL.len()];
         self.quarantine = [0; Reason::ALL.len()];
+        self.forgotten.clear();
+        self.reopened = None;
     }
 
     /// Number of an outcome's word.
@@ -216,12 +276,27 @@ impl Books {
         Ok(id)
     }
 
-    fn name(&mut self, rows: &mut Rows<'_>, name: &Name) -> Result<i64> {
+    /// Number of a name.
+    pub fn name(&mut self, rows: &mut Rows<'_>, name: &Name) -> Result<i64> {
         if let Some(id) = self.names.get(name) {
             return Ok(*id);
         }
         let id = rows.name(name.as_str())?;
         self.names.insert(name.clone(), id);
         Ok(id)
+    }
+}
+
+/// What steps of one delivery change in how its notification stands.
+pub(super) fn standing(steps: &[Step]) -> Change {
+    let mut posting = Posting::default();
+    for step in steps {
+        posting[*step as usize] += 1;
+    }
+    let moved = ledger::standings(&posting);
+    Change {
+        pending: moved[DeliveryState::Pending as usize],
+        dead: moved[DeliveryState::DeadLetter as usize],
+        let_go: false,
     }
 }

@@ -1,14 +1,16 @@
 //! The checkpointer: copies the WAL into the database off the request path, on a connection of its
-//! own, and looks once a second for the oldest delivery that each target is still owed.
+//! own, looks once a second for the oldest delivery that each target is still owed, and holds the ledger
+//! against the rows now and then.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, Result as Sql};
 
 use super::Shared;
 use super::fault::Fault;
+use super::ledger;
 use super::signals::Rung;
 use super::writer::TICK;
 use crate::clock::Timestamp;
@@ -19,11 +21,17 @@ use crate::spool::metrics::Op;
 /// Deliveries looked at for one target in one second: some 10 ms.
 const SWEEP_MAX: i64 = 100_000;
 
+/// The ledger is held against the rows no more often than this …
+const BALANCE_PAUSE_MIN: Duration = Duration::from_secs(10);
+
+/// … and takes no more than one part in so many of one core.
+const BALANCE_SHARE: u32 = 100;
+
 pub(super) struct Checkpointer<'c> {
     connection: Connection,
     shared: &'c Shared,
-    /// By target: nothing up to this number is pending. A delivery never becomes pending again, so
-    /// each row is looked at once.
+    /// By target: nothing up to this number is pending. Only an operator makes an old delivery pending
+    /// again, and then that is told: else each row is looked at once.
     swept: HashMap<i64, i64>,
 }
 
@@ -40,6 +48,7 @@ impl<'c> Checkpointer<'c> {
     pub fn run(&mut self) -> Result<(), Fatal> {
         let mut copy_after = Instant::now();
         let mut look_after = Instant::now();
+        let mut balance_after = Instant::now();
         loop {
             let rung = self.shared.bell.wait(TICK);
             let now = Instant::now();
@@ -48,6 +57,9 @@ impl<'c> Checkpointer<'c> {
             }
             if rung == Rung::Yes && now >= copy_after && !self.copy()? {
                 copy_after = now + TICK;
+            }
+            if now >= balance_after {
+                balance_after = self.balance() + BALANCE_PAUSE_MIN;
             }
             if now >= look_after {
                 look_after = now + TICK;
@@ -77,7 +89,33 @@ impl<'c> Checkpointer<'c> {
         }
     }
 
+    /// Holds the ledger against the rows; returns when that may be done again, but for a pause.
+    fn balance(&self) -> Instant {
+        let began = Instant::now();
+        let gauge = &self.shared.metrics.ledger_imbalance;
+        match ledger::imbalance(&self.connection) {
+            Ok(off) if off == gauge.get() => {}
+            Ok(off) => {
+                if off > 0 {
+                    tracing::error!(
+                        deliveries = off,
+                        "the ledger and the rows of the spool differ: please report it, with what an audit of \
+                         the stopped relay's folder says"
+                    );
+                }
+                gauge.set(off);
+            }
+            Err(_) => self.shared.metrics.error(Op::Read),
+        }
+        Instant::now() + began.elapsed() * BALANCE_SHARE
+    }
+
     fn find_oldest(&mut self) -> Sql<()> {
+        if let Some(reopened) = self.shared.reopened.take() {
+            for swept in self.swept.values_mut() {
+                *swept = (*swept).min(reopened - 1);
+            }
+        }
         let snapshot = self.connection.unchecked_transaction()?;
         let newest: i64 =
             snapshot.query_row("SELECT coalesce(max(seq), 0) FROM delivery", [], |row| {

@@ -1,8 +1,11 @@
 //! One delivery's row, and what happens to it: pure.
 
+use std::time::Duration;
+
 use rusqlite::Result as Sql;
 
 use super::history::{Event, History};
+use super::ledger::Step;
 use crate::clock::Timestamp;
 use crate::spool::{DeliveryState, EventKind, Settled, Settlement};
 
@@ -34,10 +37,8 @@ impl Row {
             let millis: Option<i64> = row.get(column)?;
             Ok(millis.map(Timestamp::from_millis))
         };
-        let state: u8 = row.get(0)?;
-        let state = DeliveryState::ALL.get(usize::from(state)).copied();
         Ok(Self {
-            state: state.ok_or(rusqlite::Error::InvalidQuery)?,
+            state: state(row, 0)?,
             attempts: row.get(1)?,
             due_at: Timestamp::from_millis(row.get(2)?),
             owed_since: moment(3)?,
@@ -48,8 +49,24 @@ impl Row {
         })
     }
 
+    /// Owed from now on, for the first time; due at once, behind nothing that has just come in.
+    pub fn owed(at: Timestamp, received_at: Timestamp, kind: EventKind, by: i64) -> Self {
+        let mut row = Self {
+            state: DeliveryState::Pending,
+            attempts: 0,
+            due_at: received_at,
+            owed_since: Some(at),
+            replayed_after: (kind == EventKind::Replayed).then_some(0),
+            resume_at: None,
+            first_attempt_at: None,
+            history: History::default(),
+        };
+        row.note(kind, by, at);
+        row
+    }
+
     /// An attempt of a pending delivery ended; `outcome` is the number of its outcome's word.
-    pub fn settle(&mut self, settlement: &Settlement, outcome: i64) {
+    pub fn settle(&mut self, settlement: &Settlement, outcome: i64) -> &'static [Step] {
         let began_at = settlement.at.minus(settlement.took);
         self.attempts = self.attempts.saturating_add(1);
         self.first_attempt_at.get_or_insert(began_at);
@@ -63,10 +80,86 @@ impl Row {
             at: began_at,
             took: settlement.took,
         });
-        match settlement.result {
-            Settled::Delivered => self.state = DeliveryState::Delivered,
-            Settled::DeadLettered => self.state = DeliveryState::DeadLetter,
-            Settled::Retry { due_at } => self.due_at = due_at,
+        match (settlement.result, self.resume_at.take()) {
+            (Settled::Delivered, _) => {
+                self.state = DeliveryState::Delivered;
+                &[Step::Delivered]
+            }
+            (Settled::DeadLettered, None) => {
+                self.state = DeliveryState::DeadLetter;
+                &[Step::DeadLettered]
+            }
+            (Settled::Retry { due_at }, None) => {
+                self.due_at = due_at;
+                &[]
+            }
+            (result, Some(_)) if began_at < self.due_at => self.settle_before_replay(result),
+            // The replay did not succeed: the attempt that was scheduled is made.
+            (_, Some(resume_at)) => {
+                self.due_at = resume_at;
+                &[]
+            }
         }
     }
+
+    /// The attempt that ended was under way when the operator asked for another: that one is due.
+    fn settle_before_replay(&mut self, result: Settled) -> &'static [Step] {
+        if let Settled::Retry { due_at } = result {
+            self.resume_at = Some(due_at);
+            return &[];
+        }
+        self.owed_since = Some(self.due_at);
+        self.replayed_after = Some(self.attempts);
+        &[Step::DeadLettered, Step::ReplayedDead]
+    }
+
+    /// Owed again from now on, or sooner than it was; `None` if it is due already.
+    pub fn replay(&mut self, at: Timestamp, by: i64) -> Option<&'static [Step]> {
+        let steps = match self.state {
+            DeliveryState::Pending if self.due_at <= at => return None,
+            DeliveryState::Pending => {
+                self.resume_at = Some(self.due_at);
+                &[]
+            }
+            ended => {
+                self.state = DeliveryState::Pending;
+                self.owed_since = Some(at);
+                self.replayed_after = Some(self.attempts);
+                Step::replayed(ended)
+            }
+        };
+        self.due_at = at;
+        self.note(EventKind::Replayed, by, at);
+        Some(steps)
+    }
+
+    /// False if it is no dead letter.
+    pub fn discard(&mut self, at: Timestamp, by: i64) -> bool {
+        if self.state != DeliveryState::DeadLetter {
+            return false;
+        }
+        self.state = DeliveryState::Discarded;
+        self.note(EventKind::Discarded, by, at);
+        true
+    }
+
+    fn note(&mut self, kind: EventKind, by: i64, at: Timestamp) {
+        self.history.push(Event {
+            kind,
+            word: by,
+            at,
+            took: Duration::ZERO,
+        });
+    }
+}
+
+/// The state that a column holds.
+pub(super) fn state(row: &rusqlite::Row<'_>, column: usize) -> Sql<DeliveryState> {
+    let number: i64 = row.get(column)?;
+    let known = usize::try_from(number)
+        .ok()
+        .and_then(|at| DeliveryState::ALL.get(at));
+    known
+        .copied()
+        .ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
 }

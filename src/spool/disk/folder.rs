@@ -62,6 +62,22 @@ impl Folder {
         })
     }
 
+    /// As [`Folder::open`], but makes nothing.
+    pub fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        if !path.join(DATABASE).exists() {
+            return Err(OpenError::Missing { path: path.into() });
+        }
+        check_header(path)?;
+        let lock = lock(path).map_err(|error| match error {
+            OpenError::Locked { path } => OpenError::InUse { path },
+            other => other,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
     /// Everything found goes from the log into the database, and both to stable storage: a process
     /// that was killed inside its sync leaves rows that can be read and are on no disk yet.
     pub fn recover(&self, writer: &Connection) -> Result<(), OpenError> {

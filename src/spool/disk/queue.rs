@@ -5,15 +5,18 @@
 //! and the others wait behind it. So after a commit for several, the next waits for half as many, though
 //! no longer than [`GATHER_WAIT`]; a sender that comes alone never waits for company. Settlements alone
 //! linger for a moment, to ride with a submission's commit.
-//! Bounded: submissions by [`ACCEPTS_WAITING_MAX`], settlements by the attempts in flight.
+//! Bounded: submissions by [`ACCEPTS_WAITING_MAX`], settlements by the attempts in flight, operators'
+//! orders by [`ORDERS_WAITING_MAX`]. An order has a commit of its own, after one of all that waits.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::spool::{AcceptError, Kept, Settlement, Submission};
+use super::orders::Order;
+use crate::spool::{AcceptError, CustodyError, Kept, Settlement, Submission};
 
 /// Submissions that may wait for the disk; at the default limits their bodies are bounded by
 /// `bodies_in_flight` long before.
@@ -28,6 +31,9 @@ const SETTLE_LINGER: Duration = Duration::from_millis(50);
 
 /// So many settlements are worth a sync of their own: the default `max_in_flight` of a target.
 const SETTLEMENTS_ENOUGH: usize = 16;
+
+/// Orders of operators that may wait for the writer.
+const ORDERS_WAITING_MAX: usize = 16;
 
 pub(super) struct Accept {
     pub submission: Submission,
@@ -62,6 +68,7 @@ pub(super) enum Taken {
 #[derive(Default)]
 struct Waiting {
     batch: Batch,
+    orders: VecDeque<Order>,
     /// Submissions that the next batch is expected to hold, going by the last one.
     expected: usize,
     /// When the first submission no longer waits for the others.
@@ -115,6 +122,23 @@ impl Queue {
         receiver
     }
 
+    pub fn order(&self, order: Order) -> Result<(), CustodyError> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(CustodyError::Ended);
+        }
+        if waiting.orders.len() >= ORDERS_WAITING_MAX {
+            return Err(CustodyError::Busy);
+        }
+        waiting.orders.push_back(order);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    pub fn next_order(&self) -> Option<Order> {
+        self.lock().orders.pop_front()
+    }
+
     /// Waits for work, at the latest until `until`, and adds it to `batch`, which may stay empty.
     pub fn take(&self, batch: &mut Batch, until: Instant) -> Taken {
         let mut waiting = self.lock();
@@ -146,7 +170,10 @@ impl Queue {
         let dropped = {
             let mut waiting = self.lock();
             waiting.closed = true;
-            mem::take(&mut waiting.batch)
+            (
+                mem::take(&mut waiting.batch),
+                mem::take(&mut waiting.orders),
+            )
         };
         self.arrived.notify_one();
         drop(dropped);
@@ -173,6 +200,7 @@ impl Waiting {
         let gathered = self.batch.accepts.len() >= self.expected.max(1);
         self.closed
             || gathered
+            || !self.orders.is_empty()
             || over(self.gather_ends)
             || self.batch.settlements.len() >= SETTLEMENTS_ENOUGH
             || over(self.linger_ends)

@@ -13,6 +13,7 @@ use super::fault::cause;
 use super::record;
 use crate::clock::Timestamp;
 use crate::name::Name;
+use crate::notification::Record;
 use crate::spool::{Counts, DeliveryKey, Due, DuePage, ReadError, Reason, TargetCounts};
 
 /// Reads at the same time.
@@ -31,6 +32,9 @@ struct Owed {
     sequence: i64,
     attempts: u32,
     due_at: Timestamp,
+    since: Option<Timestamp>,
+    replayed_after: Option<u32>,
+    resume_at: Option<Timestamp>,
 }
 
 pub(super) struct Reader {
@@ -86,37 +90,31 @@ impl Reader {
         let Some(id) = self.number(target)? else {
             return Ok(DuePage::default());
         };
-        let (connection, names) = (&self.connection, &mut self.names);
-        let snapshot = connection.unchecked_transaction()?;
+        let snapshot = self.connection.unchecked_transaction()?;
         let owed = owed(&snapshot, id, now, limit)?;
         let mut page = DuePage {
             more: owed.len() >= limit,
             next_due_at: next_due_at(&snapshot, id, now)?,
             ..DuePage::default()
         };
-        let mut bodies_bytes = 0;
-        for delivery in owed {
-            if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
-                page.more = true;
-                break;
-            }
-            let key = DeliveryKey {
-                sequence: delivery.sequence,
-                target: target.clone(),
-            };
-            match record::read(&snapshot, names, delivery.sequence)? {
-                Some(record) => {
-                    bodies_bytes += record.body.len();
-                    page.deliveries.push(Due {
-                        key,
-                        record,
-                        attempts: delivery.attempts,
-                        due_at: delivery.due_at,
-                    });
-                }
-                None => page.unreadable.push(key),
-            }
-        }
+        fill(&mut page, &snapshot, &mut self.names, target, owed)?;
+        Ok(page)
+    }
+
+    pub fn fresh(
+        &mut self,
+        target: &Name,
+        since: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Sql<DuePage> {
+        let mut page = DuePage::default();
+        let Some(id) = self.number(target)? else {
+            return Ok(page);
+        };
+        let snapshot = self.connection.unchecked_transaction()?;
+        let owed = fresh(&snapshot, id, since, now, limit)?;
+        fill(&mut page, &snapshot, &mut self.names, target, owed)?;
         Ok(page)
     }
 
@@ -172,29 +170,119 @@ impl Reader {
     }
 }
 
+/// Reads the records of what is owed, until a page's bytes are full.
+fn fill(
+    page: &mut DuePage,
+    snapshot: &Connection,
+    names: &mut HashMap<i64, Name>,
+    target: &Name,
+    owed: Vec<Owed>,
+) -> Sql<()> {
+    let mut bodies_bytes = 0;
+    for delivery in owed {
+        if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
+            page.more = true;
+            break;
+        }
+        let key = DeliveryKey {
+            sequence: delivery.sequence,
+            target: target.clone(),
+        };
+        match record::read(snapshot, names, delivery.sequence)? {
+            Some(record) => {
+                bodies_bytes += record.body.len();
+                page.deliveries.push(delivery.due(key, record));
+            }
+            None => page.unreadable.push(key),
+        }
+    }
+    Ok(())
+}
+
+/// In two runs of the index, what was never tried and what was, merged by the time it is due.
 fn owed(snapshot: &Connection, target: i64, now: Timestamp, limit: usize) -> Sql<Vec<Owed>> {
-    let mut find = snapshot.prepare_cached(
-        "SELECT seq, attempts, due_at FROM delivery INDEXED BY due
-         WHERE state = 0 AND target = ?1 AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3",
-    )?;
-    let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
-    let owed = find.query_map([target, now.as_millis(), rows_max], |row| {
-        Ok(Owed {
-            sequence: row.get(0)?,
-            attempts: row.get(1)?,
-            due_at: Timestamp::from_millis(row.get(2)?),
-        })
-    })?;
-    owed.collect()
+    let run = |tried: u8| {
+        format!(
+            "SELECT {} FROM delivery INDEXED BY due
+             WHERE state = 0 AND target = ?1 AND (attempts > 0) = {tried} AND due_at <= ?2",
+            Owed::COLUMNS
+        )
+    };
+    let mut find = snapshot.prepare_cached(&format!(
+        "{} UNION ALL {} ORDER BY due_at, seq LIMIT ?3",
+        run(0),
+        run(1)
+    ))?;
+    find.query_map((target, now.as_millis(), rows_max(limit)), Owed::read)?
+        .collect()
+}
+
+fn fresh(
+    snapshot: &Connection,
+    target: i64,
+    since: Timestamp,
+    now: Timestamp,
+    limit: usize,
+) -> Sql<Vec<Owed>> {
+    let mut find = snapshot.prepare_cached(&format!(
+        "SELECT {} FROM delivery INDEXED BY due
+         WHERE state = 0 AND target = ?1 AND (attempts > 0) = 0 AND due_at BETWEEN ?2 AND ?3
+         ORDER BY due_at, seq LIMIT ?4",
+        Owed::COLUMNS
+    ))?;
+    let (since, now) = (since.as_millis(), now.as_millis());
+    find.query_map((target, since, now, rows_max(limit)), Owed::read)?
+        .collect()
+}
+
+fn rows_max(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn next_due_at(snapshot: &Connection, target: i64, now: Timestamp) -> Sql<Option<Timestamp>> {
     let mut find = snapshot.prepare_cached(
         "SELECT min(due_at) FROM delivery INDEXED BY due
-         WHERE state = 0 AND target = ?1 AND due_at > ?2",
+         WHERE state = 0 AND target = ?1 AND (attempts > 0) = ?2 AND due_at > ?3",
     )?;
-    let next: Option<i64> = find.query_row([target, now.as_millis()], |row| row.get(0))?;
+    let mut next = None;
+    for tried in [false, true] {
+        let due_at: Option<i64> =
+            find.query_row((target, tried, now.as_millis()), |row| row.get(0))?;
+        next = [next, due_at].into_iter().flatten().min();
+    }
     Ok(next.map(Timestamp::from_millis))
+}
+
+impl Owed {
+    const COLUMNS: &str = "seq, attempts, due_at, owed_since, replayed_after, resume_at";
+
+    fn read(row: &Row<'_>) -> Sql<Self> {
+        let moment = |column| -> Sql<_> {
+            let millis: Option<i64> = row.get(column)?;
+            Ok(millis.map(Timestamp::from_millis))
+        };
+        Ok(Self {
+            sequence: row.get(0)?,
+            attempts: row.get(1)?,
+            due_at: Timestamp::from_millis(row.get(2)?),
+            since: moment(3)?,
+            replayed_after: row.get(4)?,
+            resume_at: moment(5)?,
+        })
+    }
+
+    fn due(self, key: DeliveryKey, record: Record) -> Due {
+        Due {
+            key,
+            attempts: self.attempts,
+            attempts_before: self.replayed_after.unwrap_or(0),
+            owed_since: self.since.unwrap_or(record.received_at),
+            due_at: self.due_at,
+            replay: self.replayed_after.is_some() || self.resume_at.is_some(),
+            resume_at: self.resume_at,
+            record,
+        }
+    }
 }
 
 pub(in crate::spool) fn name(row: &Row<'_>, column: usize) -> Sql<Name> {

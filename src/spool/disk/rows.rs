@@ -1,11 +1,12 @@
 //! The writer's statements, prepared once. One method a statement; nothing is decided here.
 
-use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Result, Statement, params, params_from_iter};
 
 use super::delivery;
+use super::ledger::{Posting, Step};
 use crate::clock::Timestamp;
 use crate::notification::Notification;
-use crate::spool::Verdict;
+use crate::spool::{DeliveryState, Reason, Verdict};
 
 pub(super) struct Rows<'c> {
     connection: &'c Connection,
@@ -18,6 +19,7 @@ pub(super) struct Rows<'c> {
     advance: Statement<'c>,
     find_delivery: Statement<'c>,
     put_delivery: Statement<'c>,
+    find_notification: Statement<'c>,
     stand: Statement<'c>,
     post: Statement<'c>,
     oldest_settled: Statement<'c>,
@@ -36,7 +38,7 @@ pub(super) struct Names {
     pub secret: i64,
 }
 
-/// How a notification stands after one of its deliveries has settled.
+/// How a notification stands.
 #[derive(Clone, Copy)]
 pub(super) struct Standing {
     pub pending: i64,
@@ -44,12 +46,21 @@ pub(super) struct Standing {
     pub quarantined: bool,
 }
 
-/// What one batch adds to one target's row of the ledger.
+/// What an operator's order has to know of a notification.
+pub(super) struct Held {
+    pub received_at: Timestamp,
+    pub quarantine: Option<Reason>,
+    /// Only its mark is left.
+    pub emptied: bool,
+}
+
+/// What changes in how a notification stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub accepted: i64,
-    pub delivered: i64,
-    pub dead_lettered: i64,
+pub(super) struct Change {
+    pub pending: i64,
+    pub dead: i64,
+    /// It leaves quarantine.
+    pub let_go: bool,
 }
 
 impl<'c> Rows<'c> {
@@ -89,26 +100,24 @@ impl<'c> Rows<'c> {
                      resume_at = ?8, first_attempt_at = ?9, history = ?10
                  WHERE seq = ?1 AND target = ?2",
             )?,
+            find_notification: prepare(
+                "SELECT received_at, quarantine, emptied FROM notification WHERE seq = ?1",
+            )?,
             stand: prepare(
                 "UPDATE notification
-                 SET pending = pending - 1, dead = dead + ?2,
-                     settled_at = iif(pending = 1 AND dead + ?2 = 0 AND quarantine IS NULL, ?3, NULL)
+                 SET pending = pending + ?2, dead = dead + ?3, quarantine = iif(?4, NULL, quarantine),
+                     settled_at = iif(
+                         pending + ?2 = 0 AND dead + ?3 = 0 AND (?4 OR quarantine IS NULL), ?5, NULL)
                  WHERE seq = ?1
                  RETURNING pending, dead, quarantine IS NOT NULL",
             )?,
-            post: prepare(
-                "INSERT INTO ledger (target, accepted, delivered, dead_lettered)
-                 VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (target) DO UPDATE
-                 SET accepted = accepted + ?2, delivered = delivered + ?3,
-                     dead_lettered = dead_lettered + ?4",
-            )?,
+            post: prepare(&post())?,
             oldest_settled: prepare(
                 "SELECT seq FROM notification
                  WHERE emptied = ?1 AND settled_at <= ?2 ORDER BY settled_at LIMIT ?3",
             )?,
             drop_content: prepare("DELETE FROM content WHERE seq = ?1")?,
-            drop_deliveries: prepare("DELETE FROM delivery WHERE seq = ?1")?,
+            drop_deliveries: prepare("DELETE FROM delivery WHERE seq = ?1 RETURNING target, state")?,
             drop_notification: prepare("DELETE FROM notification WHERE seq = ?1")?,
             mark_emptied: prepare("UPDATE notification SET emptied = 1 WHERE seq = ?1")?,
             page_count: prepare("PRAGMA page_count")?,
@@ -251,9 +260,33 @@ impl<'c> Rows<'c> {
             .map(drop)
     }
 
-    /// One delivery of the notification is no longer pending; `dead` is 1 if it gave up.
-    pub fn stand(&mut self, seq: i64, dead: i64, at: Timestamp) -> Result<Standing> {
-        self.stand.query_row([seq, dead, at.as_millis()], |row| {
+    /// Adds a row that was not there.
+    pub fn add_delivery(&mut self, seq: i64, target: i64, row: &delivery::Row) -> Result<()> {
+        self.keep_delivery(seq, target, row.due_at)?;
+        self.put_delivery(seq, target, row)
+    }
+
+    pub fn find_notification(&mut self, seq: i64) -> Result<Option<Held>> {
+        let held = self.find_notification.query_row([seq], |row| {
+            Ok(Held {
+                received_at: Timestamp::from_millis(row.get(0)?),
+                quarantine: row.get_ref(1)?.as_str_or_null()?.and_then(Reason::parse),
+                emptied: row.get(2)?,
+            })
+        });
+        held.optional()
+    }
+
+    /// How the notification stands after a change.
+    pub fn stand(&mut self, seq: i64, change: Change, at: Timestamp) -> Result<Standing> {
+        let change = params![
+            seq,
+            change.pending,
+            change.dead,
+            change.let_go,
+            at.as_millis()
+        ];
+        self.stand.query_row(change, |row| {
             Ok(Standing {
                 pending: row.get(0)?,
                 dead: row.get(1)?,
@@ -262,10 +295,9 @@ impl<'c> Rows<'c> {
         })
     }
 
-    pub fn post(&mut self, target: i64, entry: Entry) -> Result<()> {
-        self.post
-            .execute([target, entry.accepted, entry.delivered, entry.dead_lettered])
-            .map(drop)
+    pub fn post(&mut self, target: i64, posting: &Posting) -> Result<()> {
+        let values = std::iter::once(&target).chain(posting);
+        self.post.execute(params_from_iter(values)).map(drop)
     }
 
     /// Notifications settled at `until` or before, oldest first.
@@ -282,17 +314,24 @@ impl<'c> Rows<'c> {
             .collect()
     }
 
-    /// Drops what came; the mark for duplicates stays.
-    pub fn empty(&mut self, seq: i64) -> Result<()> {
-        self.drop_content.execute([seq])?;
-        self.drop_deliveries.execute([seq])?;
-        self.mark_emptied.execute([seq]).map(drop)
+    /// Drops what came; the mark for duplicates stays. Returns the deliveries that went, by target.
+    pub fn empty(&mut self, seq: i64) -> Result<Vec<(i64, DeliveryState)>> {
+        self.mark_emptied.execute([seq])?;
+        self.drop_all(seq)
     }
 
-    pub fn forget(&mut self, seq: i64) -> Result<()> {
+    /// As [`Rows::empty`], and the mark goes too.
+    pub fn forget(&mut self, seq: i64) -> Result<Vec<(i64, DeliveryState)>> {
+        self.drop_notification.execute([seq])?;
+        self.drop_all(seq)
+    }
+
+    fn drop_all(&mut self, seq: i64) -> Result<Vec<(i64, DeliveryState)>> {
         self.drop_content.execute([seq])?;
-        self.drop_deliveries.execute([seq])?;
-        self.drop_notification.execute([seq]).map(drop)
+        let gone = self
+            .drop_deliveries
+            .query_map([seq], |row| Ok((row.get(0)?, delivery::state(row, 1)?)))?;
+        gone.collect()
     }
 
     /// Pages that hold something, and pages that hold nothing.
@@ -306,4 +345,15 @@ impl<'c> Rows<'c> {
 /// The same for the same bytes, and close together for what was signed close together.
 fn signed_at(notification: &Notification) -> i64 {
     notification.generated_at.parse().unwrap_or(0)
+}
+
+fn post() -> String {
+    let values: Vec<String> = (1..=Step::ALL.len() + 1).map(|n| format!("?{n}")).collect();
+    let add = Step::COLUMNS.map(|column| format!("{column} = {column} + excluded.{column}"));
+    format!(
+        "INSERT INTO ledger (target, {}) VALUES ({}) ON CONFLICT (target) DO UPDATE SET {}",
+        Step::COLUMNS.join(", "),
+        values.join(", "),
+        add.join(", ")
+    )
 }

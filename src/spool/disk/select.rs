@@ -27,7 +27,7 @@ pub(super) struct Selector {
 
 /// What one step found.
 #[derive(Debug, Default)]
-pub(super) struct Step {
+pub(super) struct Stretch {
     /// In order of acceptance.
     pub sequences: Vec<i64>,
     /// Where the next step begins; `None` if nothing is left to look at.
@@ -61,12 +61,17 @@ impl Selector {
         Ok(Some(selector))
     }
 
+    /// The number of the target that the filter names.
+    pub const fn target(&self) -> Option<i64> {
+        self.target
+    }
+
     /// The first that match after `after`, at most `limit`.
-    pub fn step(&self, connection: &Connection, after: i64, limit: usize) -> Sql<Step> {
+    pub fn step(&self, connection: &Connection, after: i64, limit: usize) -> Sql<Stretch> {
         if let Some(sequences) = &self.sequences {
             return self.step_through(connection, sequences, after, limit);
         }
-        let mut step = Step {
+        let mut step = Stretch {
             next: self.end_of_step(connection, after)?,
             sequences: Vec::new(),
         };
@@ -84,8 +89,8 @@ impl Selector {
         sequences: &[i64],
         after: i64,
         limit: usize,
-    ) -> Sql<Step> {
-        let mut step = Step::default();
+    ) -> Sql<Stretch> {
+        let mut step = Stretch::default();
         for sequence in sequences.iter().copied().filter(|one| *one > after) {
             if step.sequences.len() == limit {
                 step.next = step.sequences.last().copied();

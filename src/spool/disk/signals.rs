@@ -29,6 +29,10 @@ pub(super) enum Rung {
     End,
 }
 
+/// The oldest notification that was owed to nobody, or not to this target, and is again.
+#[derive(Default)]
+pub(super) struct Reopened(Mutex<Option<i64>>);
+
 /// Tells the outside, once, that the spool cannot go on.
 pub(super) struct Alarm(Mutex<Option<OnFatal>>);
 
@@ -89,6 +93,17 @@ impl Bell {
             *state = rung;
             self.rings.notify_one();
         }
+    }
+}
+
+impl Reopened {
+    pub fn note(&self, sequence: i64) {
+        let mut oldest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *oldest = Some(oldest.map_or(sequence, |before| before.min(sequence)));
+    }
+
+    pub fn take(&self) -> Option<i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

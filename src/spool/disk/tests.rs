@@ -76,6 +76,10 @@ fn name(text: &str) -> Name {
 }
 
 fn notification(body: &[u8]) -> Notification {
+    received_at(body, NOW)
+}
+
+fn received_at(body: &[u8], received_at: Timestamp) -> Notification {
     let secret = Secret::from_text(b"whsec-test-partner-secret-0001".to_vec()).expect("a secret");
     let signed = Signed {
         generated_at: NOW.as_millis().to_string(),
@@ -85,7 +89,7 @@ fn notification(body: &[u8]) -> Notification {
     let keyring = Keyring::new([(name("current"), &secret)]);
     let verified = keyring.verify(signed).expect("verifies");
     let content_type = Some("application/json".into());
-    Notification::new(verified, name("suki"), NOW, content_type)
+    Notification::new(verified, name("suki"), received_at, content_type)
 }
 
 pub(super) fn submission(body: impl AsRef<[u8]>, targets: &[&str]) -> Submission {
@@ -118,6 +122,17 @@ fn settlement(key: &DeliveryKey, result: Settled) -> Settlement {
 async fn due(spool: &Spool, target: &str) -> Vec<Due> {
     let page = spool.due(&name(target), NOW, 1000).await;
     page.expect("reads").deliveries
+}
+
+/// What another thread does in its own time.
+async fn eventually(is_so: impl Fn() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_mins(1), so).await;
+    waited.expect("comes to be so");
 }
 
 async fn settle(spool: &Spool, key: &DeliveryKey, result: Settled) {

@@ -62,7 +62,8 @@ impl Writer<'_> {
     pub(super) fn make_room(&mut self) -> Sql<()> {
         let latest = Timestamp::from_millis(i64::MAX);
         for seq in self.rows.oldest_settled(false, latest, DROPPED_MAX)? {
-            self.rows.empty(seq)?;
+            let gone = self.rows.empty(seq)?;
+            self.books.forgotten(&gone);
         }
         self.measure_pages()
     }
@@ -75,7 +76,7 @@ impl Writer<'_> {
         let dropped = self.drop_settled(past);
         let wait = match dropped {
             Ok(dropped) => {
-                self.books.close();
+                self.close_books();
                 let more = dropped >= DROPPED_MAX;
                 if more && idle {
                     Duration::ZERO
@@ -127,9 +128,11 @@ impl Writer<'_> {
         }
         self.rows.begin()?;
         for seq in &old {
-            self.rows.forget(*seq)?;
-            self.books.forgotten();
+            let gone = self.rows.forget(*seq)?;
+            self.books.forgotten(&gone);
+            self.books.unmarked();
         }
+        self.books.post(&mut self.rows)?;
         self.rows.commit()?;
         Ok(i64::try_from(old.len()).unwrap_or(DROPPED_MAX))
     }

@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result as Sql};
 
-use super::books::Books;
+use super::books::{self, Books};
 use super::fault::Fault;
+use super::ledger::Step;
 use super::queue::{Batch, Taken};
-use super::rows::{Rows, Standing};
+use super::rows::{Change, Rows};
 use super::{Limits, Shared};
 use crate::clock::Timestamp;
 use crate::spool::metrics::Op;
-use crate::spool::{
-    AcceptError, DeliveryState, Fatal, Kept, Reason, Settled, Settlement, Submission,
-};
+use crate::spool::{AcceptError, DeliveryState, Fatal, Kept, Reason, Settlement, Submission};
 
 /// How often what is past its time is looked for, and unwritten settlements are tried again.
 pub(super) const TICK: Duration = Duration::from_secs(1);
@@ -77,6 +76,9 @@ impl<'c> Writer<'c> {
             if !idle {
                 self.write(&mut batch)?;
             }
+            if let Some(order) = self.shared.queue.next_order() {
+                self.carry_out(order)?;
+            }
             if taken == Taken::Closed {
                 return Ok(());
             }
@@ -110,7 +112,7 @@ impl<'c> Writer<'c> {
         metrics.commit_seconds.observe(took.as_secs_f64());
         #[allow(clippy::cast_precision_loss)] // a few thousand
         metrics.commit_batch.observe(size as f64);
-        self.books.close();
+        self.close_books();
         self.answer(batch);
         for settle in batch.settlements.drain(..) {
             // Whoever does not wait for it has let go of the receiver.
@@ -203,15 +205,29 @@ impl<'c> Writer<'c> {
             return Ok(());
         };
         let outcome = self.books.word(&mut self.rows, settlement.outcome)?;
-        delivery.settle(settlement, outcome);
+        let steps = delivery.settle(settlement, outcome);
         self.rows.put_delivery(seq, target, &delivery)?;
-        let dead = match settlement.result {
-            Settled::Retry { .. } => return Ok(()),
-            Settled::Delivered => 0,
-            Settled::DeadLettered => 1,
-        };
-        let standing: Standing = self.rows.stand(seq, dead, settlement.at)?;
-        self.books.settled(place, settlement.result, standing);
+        self.take(seq, place, steps, settlement.at)
+    }
+
+    /// Writes what steps of one delivery mean to its notification and the books.
+    pub(super) fn take(
+        &mut self,
+        seq: i64,
+        place: usize,
+        steps: &[Step],
+        at: Timestamp,
+    ) -> Sql<()> {
+        self.books.step(place, steps);
+        self.restand(seq, books::standing(steps), at)
+    }
+
+    pub(super) fn restand(&mut self, seq: i64, change: Change, at: Timestamp) -> Sql<()> {
+        if change == Change::default() {
+            return Ok(());
+        }
+        let after = self.rows.stand(seq, change, at)?;
+        self.books.restood(change, after);
         Ok(())
     }
 

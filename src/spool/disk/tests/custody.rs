@@ -1,6 +1,9 @@
 //! What operators see and do, through the spool's door.
 
-use super::super::super::{Cursor, DeliveryState, Entry, EventKind, Filter, Found, IDS_MAX, State};
+use super::super::super::{
+    Cursor, CustodyError, DeliveryState, Discard, Done, Entry, EventKind, Filter, Found, IDS_MAX,
+    Release, Replay, ReplayTo, State,
+};
 use super::*;
 
 async fn accept(spool: &Spool, submission: Submission) -> Id {
@@ -235,4 +238,457 @@ async fn a_notification_is_shown_as_it_came_and_with_its_history() {
     assert_eq!(kinds.collect::<Vec<_>>(), expected);
     let unknown = spool.find(Id::from_bytes([7; Id::BYTES])).await;
     assert!(unknown.expect("reads").is_empty());
+}
+
+async fn replay(spool: &Spool, filter: Filter, to: ReplayTo) -> Done {
+    let replay = Replay {
+        filter,
+        to,
+        by: name("someone"),
+        dry_run: false,
+    };
+    spool.replay(replay).await.expect("is done")
+}
+
+fn discard(filter: Filter, count: Option<u64>) -> Discard {
+    Discard {
+        filter,
+        count,
+        by: name("someone"),
+        dry_run: false,
+    }
+}
+
+async fn kinds(spool: &Spool, id: Id) -> Vec<EventKind> {
+    let entry = found(spool, id).await.entry;
+    let [delivery] = &entry.deliveries[..] else {
+        panic!("one delivery")
+    };
+    delivery.history.iter().map(|event| event.kind).collect()
+}
+
+async fn due_now(spool: &Spool, target: &str) -> Vec<Due> {
+    let page = spool.due(&name(target), Timestamp::now(), 1000).await;
+    page.expect("reads").deliveries
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_is_owed_again_and_survives_a_kill() {
+    let House {
+        spool,
+        folder,
+        metrics,
+    } = house();
+    let mix = Mix::fill(&spool).await;
+    let dry = Replay {
+        filter: Filter::default(),
+        to: ReplayTo::DeadLetters,
+        by: name("someone"),
+        dry_run: true,
+    };
+    let counted = spool.replay(dry).await.expect("is counted");
+    assert_eq!(
+        counted,
+        Done {
+            matched: 2,
+            done: 0
+        }
+    );
+    assert!(due_now(&spool, "audit").await.is_empty());
+
+    let before = Timestamp::now();
+    let done = replay(&spool, Filter::default(), ReplayTo::DeadLetters).await;
+    assert_eq!(
+        done,
+        Done {
+            matched: 2,
+            done: 2
+        }
+    );
+    let again = replay(&spool, Filter::default(), ReplayTo::DeadLetters).await;
+    assert_eq!(again, Done::default());
+    assert_eq!(metrics.target(&name("audit")).dead_letters.get(), 0);
+    assert_eq!(metrics.target(&name("audit")).pending.get(), 2);
+
+    let (spool, metrics) = open(copy_of(folder.path()).path(), CAPACITY).expect("opens");
+    let owed = due_now(&spool, "audit").await;
+    assert_eq!(owed.len(), 2);
+    for due in &owed {
+        assert!(due.replay && due.owed_since >= before);
+        assert_eq!((due.attempts, due.attempts_before), (1, 1));
+    }
+    assert_eq!(metrics.target(&name("audit")).pending.get(), 2);
+    let history = kinds(&spool, mix.dead).await;
+    assert_eq!(history, [EventKind::DeadLettered, EventKind::Replayed]);
+    let by = found(&spool, mix.dead).await.entry.deliveries[0].history[1]
+        .word
+        .clone();
+    assert_eq!(by, name("someone"));
+}
+
+#[tokio::test]
+async fn a_replay_wakes_its_target_and_moves_the_oldest_pending_back() {
+    let House { spool, metrics, .. } = house();
+    let oldest = |seconds: f64| {
+        let gauge = metrics.target(&name("ehr")).oldest_pending;
+        eventually(move || (gauge.get() - seconds).abs() < 1e-3)
+    };
+    let id = accept(&spool, submission("a", &["ehr"])).await;
+    let key = due(&spool, "ehr").await.remove(0).key;
+    settle(&spool, &key, Settled::Delivered).await;
+    let mut later = submission("b", &["ehr"]);
+    later.notification = received_at(b"b", NOW.plus(Duration::from_mins(1)));
+    accept(&spool, later).await;
+    oldest(NOW.as_seconds() + 60.0).await;
+    let wake = spool.wake(&name("ehr"));
+    wake.notified().await;
+    let ids = Filter {
+        ids: Some(vec![id]),
+        ..Filter::default()
+    };
+    replay(&spool, ids, ReplayTo::All).await;
+    wake.notified().await;
+    oldest(NOW.as_seconds()).await;
+}
+
+#[tokio::test]
+async fn a_replay_goes_to_all_or_chosen_targets() {
+    let House { spool, .. } = house();
+    let mix = Mix::fill(&spool).await;
+    let only = |id| Filter {
+        ids: Some(vec![id]),
+        ..Filter::default()
+    };
+    let to = ReplayTo::Targets(vec![name("ehr"), name("new")]);
+    let done = replay(&spool, only(mix.done), to.clone()).await;
+    assert_eq!(
+        done,
+        Done {
+            matched: 2,
+            done: 2
+        }
+    );
+    let again = replay(&spool, only(mix.done), to).await;
+    assert_eq!(
+        again,
+        Done {
+            matched: 2,
+            done: 0
+        },
+        "owed already"
+    );
+    let owed = due_now(&spool, "new").await;
+    assert_eq!(owed.len(), 1);
+    assert!(owed[0].replay);
+    let done = replay(&spool, only(mix.done), ReplayTo::All).await;
+    assert_eq!(
+        done,
+        Done {
+            matched: 3,
+            done: 1
+        },
+        "audit had it"
+    );
+    assert!(spool.audit().await.expect("reads").is_clean());
+}
+
+#[tokio::test]
+async fn a_failed_replay_leaves_the_scheduled_attempt() {
+    let House { spool, .. } = house();
+    let id = accept(&spool, submission("a", &["ehr"])).await;
+    let key = due(&spool, "ehr").await.remove(0).key;
+    let due_at = Timestamp::now().plus(Duration::from_hours(1));
+    settle(&spool, &key, Settled::Retry { due_at }).await;
+    assert!(due_now(&spool, "ehr").await.is_empty());
+
+    for result in [
+        Settled::DeadLettered,
+        Settled::Retry {
+            due_at: due_at.plus(Duration::from_hours(9)),
+        },
+    ] {
+        replay(&spool, Filter::default(), ReplayTo::All).await;
+        let sooner = due_now(&spool, "ehr").await.remove(0);
+        assert_eq!((sooner.replay, sooner.resume_at), (true, Some(due_at)));
+        let failed = Settlement {
+            at: Timestamp::now().plus(Duration::from_secs(1)),
+            ..settlement(&key, result)
+        };
+        spool.settle(failed).await.expect("is written");
+        let page = spool.due(&name("ehr"), Timestamp::now(), 10).await;
+        assert_eq!(page.expect("reads").next_due_at, Some(due_at));
+    }
+    let entry = found(&spool, id).await.entry;
+    assert_eq!(entry.deliveries[0].state, DeliveryState::Pending);
+}
+
+#[tokio::test]
+async fn a_release_leaves_quarantine_for_its_targets_in_one_commit() {
+    let House { spool, metrics, .. } = house();
+    let mix = Mix::fill(&spool).await;
+    let sequence = found(&spool, mix.unrouted).await.entry.sequence;
+    let release = |targets: &[&str]| Release {
+        sequence,
+        targets: targets.iter().map(|target| name(target)).collect(),
+    };
+    let releases = vec![release(&[])];
+    let done = spool.release(releases, name("someone")).await;
+    assert_eq!(
+        done.expect("is done"),
+        Done {
+            matched: 1,
+            done: 0
+        }
+    );
+    assert_eq!(metrics.quarantine(Reason::Unrouted).get(), 1);
+
+    for expected in [1, 0] {
+        let releases = vec![release(&["new", "audit"])];
+        let done = spool.release(releases, name("someone")).await;
+        assert_eq!(done.expect("is done").done, expected);
+    }
+    assert_eq!(metrics.quarantine(Reason::Unrouted).get(), 0);
+    assert_eq!(
+        metrics
+            .notifications(crate::spool::metrics::State::Held)
+            .get(),
+        2
+    );
+    let [owed] = &due_now(&spool, "new").await[..] else {
+        panic!("one is due")
+    };
+    assert_eq!(owed.record.id, mix.unrouted);
+    assert!(!owed.replay);
+    assert!(owed.owed_since > NOW);
+    let entry = found(&spool, mix.unrouted).await.entry;
+    assert_eq!((entry.quarantine, entry.deliveries.len()), (None, 2));
+    assert_eq!(entry.deliveries[0].history[0].kind, EventKind::Released);
+    assert!(spool.audit().await.expect("reads").is_clean());
+}
+
+#[tokio::test]
+async fn a_discard_takes_the_exact_count_or_nothing() {
+    let House { spool, metrics, .. } = house();
+    let mix = Mix::fill(&spool).await;
+    let dead = state(State::DeadLetter);
+    for count in [None, Some(0), Some(1), Some(3)] {
+        let refused = spool.discard(discard(dead.clone(), count)).await;
+        let refused = refused.expect_err("another count");
+        assert!(matches!(refused, CustodyError::Count { found: 2, .. }));
+    }
+    for state in [State::Pending, State::Delivered] {
+        let refused = spool.discard(discard(self::state(state), Some(2))).await;
+        assert!(matches!(refused, Err(CustodyError::State)));
+    }
+    let refused = spool.discard(discard(Filter::default(), Some(6))).await;
+    assert!(matches!(refused, Err(CustodyError::State)));
+    assert_eq!(listed(&spool, dead.clone()).await, [mix.half, mix.dead]);
+
+    let done = spool.discard(discard(dead.clone(), Some(2))).await;
+    assert_eq!(
+        done.expect("is done"),
+        Done {
+            matched: 2,
+            done: 2
+        }
+    );
+    let held = spool
+        .discard(discard(state(State::Quarantined), Some(2)))
+        .await;
+    assert_eq!(held.expect("is done").done, 2);
+    assert!(listed(&spool, dead).await.is_empty());
+    assert!(listed(&spool, state(State::Quarantined)).await.is_empty());
+    assert_eq!(metrics.target(&name("audit")).discarded.get(), 2);
+    assert_eq!(metrics.quarantine(Reason::Invalid).get(), 0);
+    let history = kinds(&spool, mix.dead).await;
+    assert_eq!(history, [EventKind::DeadLettered, EventKind::Discarded]);
+    assert!(
+        found(&spool, mix.dead).await.record.is_some(),
+        "until its time"
+    );
+    assert!(spool.audit().await.expect("reads").is_clean());
+}
+
+/// More than one order's worth of deeds, and more than one reading's worth of notifications.
+#[tokio::test]
+async fn a_large_order_is_carried_out_to_its_end() {
+    const MANY: usize = orders::DEEDS_MAX + 100;
+    let House { spool, .. } = house();
+    for n in 0..MANY / 2 {
+        accept(&spool, submission(n.to_string(), &["ehr", "audit"])).await;
+    }
+    for target in ["ehr", "audit"] {
+        let settled = due(&spool, target)
+            .await
+            .into_iter()
+            .map(|due| spool.settle(settlement(&due.key, Settled::DeadLettered)));
+        for settled in settled.collect::<Vec<_>>() {
+            settled.await.expect("is written");
+        }
+    }
+    let all = Done {
+        matched: MANY as u64,
+        done: MANY as u64,
+    };
+    let done = replay(&spool, Filter::default(), ReplayTo::DeadLetters).await;
+    assert_eq!(done, all);
+    for target in ["ehr", "audit"] {
+        for due in due_now(&spool, target).await {
+            drop(spool.settle(settlement(&due.key, Settled::DeadLettered)));
+        }
+    }
+    let dead = state(State::DeadLetter);
+    let counted = eventually_dead(&spool, MANY).await;
+    assert_eq!(counted, MANY);
+    let done = spool.discard(discard(dead, Some(MANY as u64))).await;
+    assert_eq!(done.expect("is done"), all);
+    assert!(spool.audit().await.expect("reads").is_clean());
+}
+
+async fn eventually_dead(spool: &Spool, expected: usize) -> usize {
+    loop {
+        let counts = spool.counts().await.expect("reads");
+        let dead: i64 = counts.targets.values().map(|target| target.dead).sum();
+        if dead == i64::try_from(expected).expect("small") {
+            return expected;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_relays_folder_opens_and_a_running_ones_does_not() {
+    let House { spool, folder, .. } = house();
+    let id = accept(&spool, submission("a", &["ehr"])).await;
+    let existing = |path: &Path| {
+        let metrics = Metrics::new(&Registry::new()).expect("new names");
+        Spool::open_existing(path, metrics, |fatal| panic!("{fatal}"))
+    };
+    let refused = existing(folder.path()).expect_err("it runs");
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    assert!(refused.to_string().contains("--operator"), "{refused}");
+    drop(spool);
+
+    let spool = existing(folder.path()).expect("opens");
+    assert_eq!(found(&spool, id).await.entry.id, id);
+    assert!(spool.audit().await.expect("reads").is_clean());
+    drop(spool);
+    let nowhere = folder.path().join("nowhere");
+    let refused = existing(&nowhere).expect_err("nothing is there");
+    assert!(matches!(refused, OpenError::Missing { .. }), "{refused}");
+    assert!(!nowhere.exists());
+    let empty = tempfile::tempdir().expect("a folder");
+    assert!(existing(empty.path()).is_err());
+    assert_eq!(fs::read_dir(empty.path()).expect("reads").count(), 0);
+}
+
+#[tokio::test]
+async fn an_audit_tells_each_discrepancy() {
+    let House { spool, folder, .. } = house();
+    Mix::fill(&spool).await;
+    drop(spool);
+    let file = folder.path().join("spool.db");
+    let whole = fs::read(&file).expect("reads");
+    let cases = [
+        (
+            "UPDATE delivery SET state = 1 WHERE seq = 1",
+            "by the ledger",
+        ),
+        ("UPDATE ledger SET accepted = accepted + 1", "by the ledger"),
+        ("UPDATE ledger SET forgotten_delivered = 5", "by the ledger"),
+        ("DELETE FROM delivery WHERE seq = 4", "by the ledger"),
+        (
+            "UPDATE notification SET pending = 3 WHERE seq = 1",
+            "does not say",
+        ),
+        (
+            "UPDATE notification SET dead = 0 WHERE seq = 3",
+            "does not say",
+        ),
+        (
+            "UPDATE notification SET settled_at = 5 WHERE seq = 1",
+            "does not say",
+        ),
+        (
+            "UPDATE notification SET emptied = 1 WHERE seq = 1",
+            "does not say",
+        ),
+        (
+            "UPDATE notification SET quarantine = 'other' WHERE seq = 5",
+            "reason",
+        ),
+        ("DELETE FROM content WHERE seq = 2", "missing"),
+        (
+            "UPDATE content SET body = x'00' WHERE seq = 2",
+            "not what was received",
+        ),
+        ("DELETE FROM notification WHERE seq = 1", "not there"),
+    ];
+    for (damage, expected) in cases {
+        fs::write(&file, &whole).expect("writes");
+        let connection = Connection::open(&file).expect("opens");
+        connection.execute_batch(damage).expect(damage);
+        drop(connection);
+        let (spool, _) = open(folder.path(), CAPACITY).expect("opens");
+        let audit = spool.audit().await.expect("reads");
+        let told = audit.discrepancies.iter().map(ToString::to_string);
+        let told: Vec<String> = told.collect();
+        assert!(
+            told.iter().any(|one| one.contains(expected)),
+            "{damage}: {told:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_gauge_of_the_ledger_tells_what_is_not_accounted_for() {
+    let House { spool, folder, .. } = house();
+    Mix::fill(&spool).await;
+    drop(spool);
+    let (spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
+    metrics.ledger_imbalance.set(-1);
+    let gauge = metrics.ledger_imbalance.clone();
+    eventually(move || gauge.get() == 0).await;
+    drop(spool);
+    let connection = Connection::open(folder.path().join("spool.db")).expect("opens");
+    connection
+        .execute_batch("UPDATE ledger SET dead_lettered = dead_lettered + 1")
+        .expect("is set");
+    drop(connection);
+    let (_spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
+    let gauge = metrics.ledger_imbalance.clone();
+    // Two targets, each one dead letter too many and one pending too few.
+    eventually(move || gauge.get() == 4).await;
+}
+
+#[tokio::test]
+async fn what_has_just_come_in_is_found_beyond_any_backlog() {
+    let House { spool, .. } = house();
+    for n in 0..200 {
+        accept(&spool, submission(n.to_string(), &["ehr"])).await;
+    }
+    let now = NOW.plus(Duration::from_hours(10));
+    let mut new = submission("new", &["ehr", "audit"]);
+    new.notification = received_at(b"new", now);
+    let id = accept(&spool, new).await;
+    let since = now.minus(Duration::from_secs(30));
+    let fresh = |target: &'static str| {
+        let spool = spool.clone();
+        async move {
+            let page = spool.fresh(&name(target), since, now, 10).await;
+            page.expect("reads").deliveries
+        }
+    };
+    let [found] = &fresh("ehr").await[..] else {
+        panic!("one is fresh")
+    };
+    assert_eq!(found.record.id, id);
+    let due_at = now.minus(Duration::from_secs(1));
+    settle(&spool, &found.key, Settled::Retry { due_at }).await;
+    assert!(fresh("ehr").await.is_empty(), "tried already");
+    assert_eq!(fresh("audit").await.len(), 1);
+    // In order of due time, whether tried or not.
+    let page = spool.due(&name("ehr"), now, 1000).await.expect("reads");
+    assert_eq!(page.deliveries.len(), 201);
+    assert!(page.deliveries.is_sorted_by_key(|due| due.due_at));
 }
