@@ -18,9 +18,9 @@ use bytes::Bytes;
 use http::Uri;
 use http_body_util::Full;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -37,6 +37,9 @@ pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Shorter than the 5 s after which Node.js, and others after it, close an idle connection.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// gRPC servers keep idle connections for minutes or for ever.
+const HTTP2_IDLE_MAX: Duration = Duration::from_mins(1);
+const HTTP2_KEEPALIVE: Duration = Duration::from_mins(5);
 /// What a peer can make us hold of its answers, per request and per connection, over HTTP/2.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
@@ -47,6 +50,15 @@ pub type Pool = Client<Connector, Full<Bytes>>;
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("{}", .0.as_str())]
 pub struct Failure(pub Reason);
+
+/// What to speak with a target.
+#[derive(Clone, Copy)]
+pub enum Versions {
+    /// HTTP/2 if it is offered, else HTTP/1.1.
+    All,
+    /// Nothing but HTTP/2.
+    Http2,
+}
 
 /// Makes connections to one target.
 #[derive(Clone)]
@@ -60,30 +72,56 @@ pub struct Resolver(GaiResolver);
 
 /// A pool of connections for one target. Only a target with https asks for the system's roots.
 pub fn pool(url: &Uri, tls: &Tls, policy: &Policy) -> Result<Pool, BuildError> {
-    let connector = Connector::new(url, tls, policy)?;
-    let pool = Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
+    let connector = Connector::new(url, tls, policy, Versions::All)?;
+    let pool = bounded()
         .pool_idle_timeout(IDLE_MAX)
         .pool_max_idle_per_host(policy.in_flight_max)
-        .retry_canceled_requests(true)
         .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
-        .http2_max_header_list_size(16 << 10)
-        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE)
         .http2_keep_alive_timeout(KEEPALIVE)
         .build(connector);
     Ok(pool)
 }
 
+/// A pool that holds one connection, which all requests share.
+///
+/// No pings more often than gRPC servers allow (gRFC A8: they end the connection of a client that pings
+/// below every 5 min); that a peer is gone, TCP's own keepalive tells, and each attempt's deadline.
+pub fn http2_pool(connector: Connector) -> Pool {
+    bounded()
+        .http2_only(true)
+        .pool_idle_timeout(HTTP2_IDLE_MAX)
+        .http2_keep_alive_interval(HTTP2_KEEPALIVE)
+        .http2_keep_alive_timeout(KEEPALIVE)
+        .build(connector)
+}
+
+fn bounded() -> Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .retry_canceled_requests(true)
+        .http2_max_header_list_size(16 << 10)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
+}
+
 impl Connector {
-    fn new(url: &Uri, tls: &Tls, policy: &Policy) -> Result<Self, BuildError> {
+    pub fn new(
+        url: &Uri,
+        tls: &Tls,
+        policy: &Policy,
+        versions: Versions,
+    ) -> Result<Self, BuildError> {
         let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(policy.connect_timeout));
         tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE));
+        tcp.set_keepalive_retries(Some(3));
         let secure = url.scheme() == Some(&http::uri::Scheme::HTTPS);
         let builder = HttpsConnectorBuilder::new().with_tls_config(client_config(tls, secure)?);
         let builder = if secure {
@@ -99,7 +137,10 @@ impl Connector {
             }
             None => builder,
         };
-        let https = builder.enable_all_versions().wrap_connector(tcp);
+        let https = match versions {
+            Versions::All => builder.enable_all_versions().wrap_connector(tcp),
+            Versions::Http2 => builder.enable_http2().wrap_connector(tcp),
+        };
         Ok(Self { https })
     }
 }
@@ -143,12 +184,21 @@ impl Service<Name> for Resolver {
             let (forbidden, allowed): (Vec<_>, Vec<_>) =
                 found.partition(|found| address::is_forbidden(found.ip()));
             match (allowed.is_empty(), forbidden.is_empty()) {
-                (false, _) => Ok(allowed.into_iter()),
+                (false, _) => Ok(by_chance(allowed).into_iter()),
                 (true, false) => Err(Failure(Reason::Forbidden)),
                 (true, true) => Err(Failure(Reason::Dns)),
             }
         })
     }
+}
+
+/// In another order each time, so that one address of a name is not pinned for ever. The family that the
+/// system put first stays first: it knows which one is routed here (RFC 6724).
+fn by_chance(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    fastrand::shuffle(&mut addresses);
+    addresses.sort_by_key(|address| address.is_ipv4() != first_is_v4);
+    addresses
 }
 
 /// The address, if the URL names one in the canonical spelling. Other spellings (`0xa9fea9fe`) are
@@ -223,4 +273,25 @@ fn system_roots() -> &'static RootCertStore {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_address_of_a_name_comes_first_at_times_and_the_first_family_stays() {
+        let looked_up = ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1"];
+        let looked_up: Vec<SocketAddr> = looked_up.iter().map(|a| a.parse().unwrap()).collect();
+        let mut first = BTreeSet::new();
+        for _ in 0..100 {
+            let order = by_chance(looked_up.clone());
+            assert!(order[..2].iter().all(SocketAddr::is_ipv6), "{order:?}");
+            assert_eq!(order.len(), 4);
+            first.insert(order[0]);
+        }
+        assert_eq!(first.len(), 2);
+    }
 }

@@ -1,7 +1,7 @@
 //! A target reached by HTTP.
 //!
 //! Promises:
-//! * What is sent is the body's exact bytes, the headers listed in [`Http::headers`], the target's own
+//! * What is sent is the body's exact bytes, the headers listed in [`headers`], the target's own
 //!   static ones, and what HTTP itself needs (`host`, `content-length`). Nothing else passes.
 //! * Redirects are never followed. Of an answer, the status and `retry-after` count; at most
 //!   [`ANSWER_BYTES_MAX`] of its body are read, for at most [`ANSWER_TIME_MAX`], and thrown away, so
@@ -66,12 +66,16 @@ const RESERVED: [&str; 19] = [
     "webhook-timestamp",
     "x-api-key",
 ];
-/// Headers of our own begin with it.
-const RESERVED_PREFIX: &str = "suki-relay-";
+/// Headers of our own begin with the first; what begins with the other is gRPC's.
+const RESERVED_PREFIXES: [&str; 2] = ["suki-relay-", "grpc-"];
 
 /// Whether a target's static headers may not name it.
 pub fn is_reserved(name: &HeaderName) -> bool {
-    RESERVED.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_PREFIX)
+    let name = name.as_str();
+    RESERVED.contains(&name)
+        || RESERVED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
 }
 
 /// How to reach a target by HTTP.
@@ -172,21 +176,13 @@ impl Http {
 
     /// Whether the target is in our own pod, as far as its URL tells.
     pub fn is_loopback(&self) -> bool {
-        match connect::literal_address(&self.url) {
-            Some(address) => address.to_canonical().is_loopback(),
-            None => self.url.host() == Some("localhost"),
-        }
+        is_loopback(&self.url)
     }
 
     async fn send(&self, parcel: Parcel<'_>) -> Result<Response<Incoming>, legacy::Error> {
-        let headers = self.headers(parcel);
-        let body = &parcel.record.body;
-        let first = self.pool.request(self.request(headers.clone(), body)).await;
-        let result = match first {
-            Err(error) if died_idle(&error) => self.pool.request(self.request(headers, body)).await,
-            other => other,
-        };
-        result.inspect(|answer| Served::note(answer.extensions()))
+        let headers = headers(&self.prepared, parcel);
+        let request = || self.request(headers.clone(), &parcel.record.body);
+        send(&self.pool, request).await
     }
 
     fn request(&self, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
@@ -195,39 +191,6 @@ impl Http {
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = headers;
         request
-    }
-
-    fn headers(&self, parcel: Parcel<'_>) -> HeaderMap {
-        let Parcel {
-            record,
-            attempt,
-            replay,
-        } = parcel;
-        let id = record.id.to_string();
-        // A trace for each notification, the same on every attempt; a span for each attempt.
-        let span = fastrand::u64(1..);
-        let mut headers = self.prepared.clone();
-        // All of these came out of headers, or are made of digits and names: none can fail to be one.
-        let mut set = |name: HeaderName, text: &str| {
-            if let Ok(value) = HeaderValue::from_str(text) {
-                headers.insert(name, value);
-            }
-        };
-        if let Some(content_type) = &record.content_type {
-            set(CONTENT_TYPE, content_type);
-        }
-        set(X_API_KEY, &record.signature);
-        set(GENERATED_AT, &record.generated_at);
-        set(WEBHOOK_ID, &id);
-        set(IDEMPOTENCY_KEY, &id);
-        set(SOURCE, record.source.as_str());
-        set(ATTEMPT, &attempt.to_string());
-        set(RECEIVED_AT, &record.received_at.to_string());
-        set(TRACEPARENT, &format!("00-{id}-{span:016x}-01"));
-        if replay {
-            set(REPLAY, "1");
-        }
-        headers
     }
 }
 
@@ -239,7 +202,60 @@ impl fmt::Debug for Http {
     }
 }
 
-fn check_url(options: &Options) -> Result<(), BuildError> {
+/// Posts, and once more if the connection had served before and died before it answered.
+pub(super) async fn send(
+    pool: &Pool,
+    request: impl Fn() -> Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, legacy::Error> {
+    let result = match pool.request(request()).await {
+        Err(error) if died_idle(&error) => pool.request(request()).await,
+        other => other,
+    };
+    result.inspect(|answer| Served::note(answer.extensions()))
+}
+
+pub(super) fn is_loopback(url: &Uri) -> bool {
+    match connect::literal_address(url) {
+        Some(address) => address.to_canonical().is_loopback(),
+        None => url.host() == Some("localhost"),
+    }
+}
+
+/// The target's own, and those that tell of the notification and the attempt.
+pub(super) fn headers(prepared: &HeaderMap, parcel: Parcel<'_>) -> HeaderMap {
+    let Parcel {
+        record,
+        attempt,
+        replay,
+    } = parcel;
+    let id = record.id.to_string();
+    // A trace for each notification, the same on every attempt; a span for each attempt.
+    let span = fastrand::u64(1..);
+    let mut headers = prepared.clone();
+    // All of these came out of headers, or are made of digits and names: none can fail to be one.
+    let mut set = |name: HeaderName, text: &str| {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    };
+    if let Some(content_type) = &record.content_type {
+        set(CONTENT_TYPE, content_type);
+    }
+    set(X_API_KEY, &record.signature);
+    set(GENERATED_AT, &record.generated_at);
+    set(WEBHOOK_ID, &id);
+    set(IDEMPOTENCY_KEY, &id);
+    set(SOURCE, record.source.as_str());
+    set(ATTEMPT, &attempt.to_string());
+    set(RECEIVED_AT, &record.received_at.to_string());
+    set(TRACEPARENT, &format!("00-{id}-{span:016x}-01"));
+    if replay {
+        set(REPLAY, "1");
+    }
+    headers
+}
+
+pub(super) fn check_url(options: &Options) -> Result<(), BuildError> {
     let url = &options.url;
     let secure = url.scheme_str() == Some("https");
     if !secure && url.scheme_str() != Some("http") || url.host().is_none_or(str::is_empty) {
@@ -259,7 +275,7 @@ fn check_url(options: &Options) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn prepare(options: &Options) -> Result<HeaderMap, BuildError> {
+pub(super) fn prepare(options: &Options) -> Result<HeaderMap, BuildError> {
     let mut prepared = HeaderMap::new();
     for (name, value) in &options.headers {
         if is_reserved(name) {
@@ -281,7 +297,7 @@ fn prepare(options: &Options) -> Result<HeaderMap, BuildError> {
 }
 
 /// What the target asks us to wait. Two wishes are none.
-fn wish(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn wish(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let mut wishes = headers.get_all(RETRY_AFTER).iter();
     match (wishes.next(), wishes.next()) {
         (Some(wish), None) => parse_retry_after(wish.to_str().ok()?, now),
@@ -306,10 +322,11 @@ async fn drain(mut body: Incoming) -> Result<(), Broken> {
 }
 
 fn died_idle(error: &legacy::Error) -> bool {
-    reason_of(error) == Reason::Broken && error.connect_info().is_some_and(Served::before)
+    let reset = cause::<h2::Error>(error).is_some_and(h2::Error::is_reset);
+    !reset && reason_of(error) == Reason::Broken && error.connect_info().is_some_and(Served::before)
 }
 
-fn reason_of(error: &legacy::Error) -> Reason {
+pub(super) fn reason_of(error: &legacy::Error) -> Reason {
     if let Some(Failure(reason)) = cause(error) {
         return *reason;
     }
@@ -322,7 +339,7 @@ fn reason_of(error: &legacy::Error) -> Reason {
         return Reason::Tls;
     }
     match (cause::<h2::Error>(error), cause::<hyper::Error>(error)) {
-        (Some(h2), _) if !h2.is_io() && !h2.is_go_away() => Reason::Protocol,
+        (Some(h2), _) if !h2.is_io() && !h2.is_remote() => Reason::Protocol,
         (None, Some(hyper)) if hyper.is_parse() => Reason::Protocol,
         _ => Reason::Broken,
     }

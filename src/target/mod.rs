@@ -8,6 +8,7 @@
 mod address;
 mod connect;
 mod connection;
+pub mod grpc;
 pub mod http;
 pub mod outcome;
 
@@ -65,7 +66,8 @@ pub struct Parcel<'a> {
 
 #[derive(Debug)]
 enum How {
-    Http(http::Http),
+    Http(Box<http::Http>),
+    Grpc(Box<grpc::Grpc>),
 }
 
 impl Target {
@@ -74,7 +76,18 @@ impl Target {
         policy: Policy,
         options: http::Options,
     ) -> Result<Self, http::BuildError> {
-        let how = How::Http(http::Http::new(options, &policy)?);
+        let how = How::Http(Box::new(http::Http::new(options, &policy)?));
+        Ok(Self { name, policy, how })
+    }
+
+    /// `method` is the user's own; without one, `NotificationSink/Deliver`.
+    pub fn grpc(
+        name: Name,
+        policy: Policy,
+        options: &http::Options,
+        method: Option<grpc::method::Method>,
+    ) -> Result<Self, http::BuildError> {
+        let how = How::Grpc(Box::new(grpc::Grpc::new(options, method, &policy)?));
         Ok(Self { name, policy, how })
     }
 
@@ -82,6 +95,7 @@ impl Target {
     pub fn is_loopback(&self) -> bool {
         match &self.how {
             How::Http(http) => http.is_loopback(),
+            How::Grpc(grpc) => grpc.is_loopback(),
         }
     }
 
@@ -92,6 +106,7 @@ impl Target {
         let attempt = async {
             match &self.how {
                 How::Http(http) => http.attempt(parcel, &self.policy).await,
+                How::Grpc(grpc) => grpc.attempt(parcel).await,
             }
         };
         tokio::time::timeout(self.policy.timeout, attempt)

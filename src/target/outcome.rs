@@ -45,6 +45,8 @@ pub enum Reason {
     Throttled,
     /// 401, 403: usually a credential of ours.
     Unauthorized,
+    /// The body does not fit the message of a gRPC method; nothing was sent.
+    Misfit,
     /// Our own attempt panicked.
     Panic,
 }
@@ -63,7 +65,7 @@ impl Outcome {
 }
 
 impl Reason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -76,6 +78,7 @@ impl Reason {
         Self::ServerError,
         Self::Throttled,
         Self::Unauthorized,
+        Self::Misfit,
         Self::Panic,
     ];
 
@@ -93,6 +96,7 @@ impl Reason {
             Self::ServerError => "server_error",
             Self::Throttled => "throttled",
             Self::Unauthorized => "unauthorized",
+            Self::Misfit => "body_misfit",
             Self::Panic => "panic",
         }
     }
@@ -100,19 +104,25 @@ impl Reason {
 
 /// What an HTTP answer means under a target's policy.
 pub fn from_status(status: u16, after: Option<Duration>, policy: &Policy) -> Outcome {
-    let reason = match status {
-        200..=299 => return Outcome::Delivered,
-        _ if policy.delivered_on.contains(&status) => return Outcome::Delivered,
+    if (200..=299).contains(&status) || policy.delivered_on.contains(&status) {
+        return Outcome::Delivered;
+    }
+    let reason = reason_of_status(status);
+    if policy.give_up_on.contains(&status) {
+        Outcome::GiveUp { reason }
+    } else {
+        Outcome::Retry { reason, after }
+    }
+}
+
+/// Why a status that does not mean delivered does not.
+pub fn reason_of_status(status: u16) -> Reason {
+    match status {
         300..=399 => Reason::Redirect,
         401 | 403 => Reason::Unauthorized,
         408 | 425 | 429 | 503 => Reason::Throttled,
         400..=499 => Reason::ClientError,
         500..=599 => Reason::ServerError,
         _ => Reason::Protocol,
-    };
-    if policy.give_up_on.contains(&status) {
-        Outcome::GiveUp { reason }
-    } else {
-        Outcome::Retry { reason, after }
     }
 }

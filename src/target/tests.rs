@@ -463,13 +463,13 @@ fn debug_shows_no_query_and_no_token() {
 }
 
 /// A certificate authority made for one test.
-struct Authority {
+pub(super) struct Authority {
     certificate: rcgen::Certificate,
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
@@ -481,19 +481,29 @@ impl Authority {
         }
     }
 
-    fn pem(&self) -> Bytes {
+    pub(super) fn pem(&self) -> Bytes {
         self.certificate.pem().into()
     }
 
-    fn issue(&self, host: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+    pub(super) fn issue(&self, host: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        self.issue_until(host, 2099)
+    }
+
+    /// Good until the first of January of that year.
+    pub(super) fn issue_until(
+        &self,
+        host: &str,
+        year: i32,
+    ) -> (rcgen::Certificate, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 }
 
-/// An HTTP/2 server with a certificate for `localhost`; answers 200, and says by which version.
-async fn serve_tls(authority: &Authority, clients: bool) -> (u16, mpsc::Receiver<::http::Version>) {
+/// TLS for `localhost` with HTTP/2, for clients that this authority knows, or for all.
+pub(super) fn acceptor(authority: &Authority, clients: bool) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let (certificate, key) = authority.issue("localhost");
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -512,7 +522,12 @@ async fn serve_tls(authority: &Authority, clients: bool) -> (u16, mpsc::Receiver
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// An HTTP/2 server; answers 200, and says by which version.
+async fn serve_tls(authority: &Authority, clients: bool) -> (u16, mpsc::Receiver<::http::Version>) {
+    let acceptor = acceptor(authority, clients);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (seen, versions) = mpsc::channel(8);
