@@ -6,6 +6,8 @@ use http::{HeaderName, HeaderValue, Uri};
 use super::tls::Pair;
 use crate::name::Name;
 use crate::secret::Secret;
+use crate::target::grpc::message::DELIVER;
+use crate::target::grpc::method::Method;
 use crate::target::{Policy, Target, http as target_http};
 
 /// `targets[].http`, checked.
@@ -16,23 +18,62 @@ pub(super) struct Http {
     pub tls: Option<HttpTls>,
 }
 
-/// `targets[].http.tls`, checked.
+/// `targets[].grpc`, checked.
+pub(super) struct Grpc {
+    pub server: Http,
+    pub method: Option<Method>,
+}
+
+/// What a target has one of.
+pub(super) enum Outbound {
+    Http(Http),
+    Grpc(Grpc),
+}
+
+/// `targets[].http.tls` and `targets[].grpc.tls`, checked.
 pub(super) struct HttpTls {
     pub ca: Option<Vec<u8>>,
     pub pair: Option<Pair>,
     pub server_name: Option<String>,
 }
 
+impl Outbound {
+    /// What two targets that share it both send to. Never shown: a URL may hold a token.
+    pub fn destination(&self) -> String {
+        match self {
+            Self::Http(http) => http.url.to_string(),
+            Self::Grpc(Grpc { server, method }) => {
+                let path = method
+                    .as_ref()
+                    .map_or(DELIVER, |method| method.path().as_str());
+                format!(
+                    "{}{path}",
+                    server.url.authority().map_or("", |a| a.as_str())
+                )
+            }
+        }
+    }
+}
+
 /// # Errors
 /// What is wrong, for people.
-pub(super) fn target(name: Name, policy: Policy, http: Http) -> Result<Target, String> {
-    let options = target_http::Options {
+pub(super) fn target(name: Name, policy: Policy, outbound: Outbound) -> Result<Target, String> {
+    let target = match outbound {
+        Outbound::Http(http) => Target::http(name, policy, options(http)),
+        Outbound::Grpc(Grpc { server, method }) => {
+            Target::grpc(name, policy, &options(server), method)
+        }
+    };
+    target.map_err(|error| error.to_string())
+}
+
+fn options(http: Http) -> target_http::Options {
+    target_http::Options {
         url: http.url,
         headers: http.headers,
         bearer_token: http.bearer_token,
         tls: http.tls.map(target_tls).unwrap_or_default(),
-    };
-    Target::http(name, policy, options).map_err(|error| error.to_string())
+    }
 }
 
 fn target_tls(tls: HttpTls) -> target_http::Tls {

@@ -1,21 +1,51 @@
-//! `targets[].http`: one URL, and what is sent along with the notification.
+//! `targets[].http` and `targets[].grpc`: one URL, and what is sent along with the notification.
 
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue};
 
 use super::block::Block;
-use super::build::{Http, HttpTls};
+use super::build::{Grpc, Http, HttpTls};
 use super::reader::{At, Read};
 use super::{references, tls, url};
 use crate::secret::Secret;
+use crate::target::grpc::method::{Method, MethodError};
 use crate::target::http::is_reserved;
 
 const KEYS: &[&str] = &["url", "headers", "bearer_token", "tls"];
+const GRPC_KEYS: &[&str] = &[
+    "url",
+    "method",
+    "descriptor_set",
+    "headers",
+    "bearer_token",
+    "tls",
+];
 const TLS_KEYS: &[&str] = &["ca", "certificate", "private_key", "server_name"];
 const HEADERS_MAX: usize = 64;
 
 pub(super) fn read(at: &At<'_>) -> Read<Http> {
-    let block = at.block(KEYS)?;
+    server(&at.block(KEYS)?)
+}
+
+pub(super) fn read_grpc(at: &At<'_>) -> Read<Grpc> {
+    let block = at.block(GRPC_KEYS)?;
+    let server = server(&block);
+    let method = method(&block);
+    let server = server?;
+    if server.url.path() != "/" || server.url.query().is_some() {
+        return block.problem(
+            "url",
+            "has a path, which a gRPC method brings itself; write scheme, host and port alone",
+        );
+    }
+    Ok(Grpc {
+        server,
+        method: method?,
+    })
+}
+
+/// Where, and with which credentials: what both kinds of targets have.
+fn server(block: &Block<'_>) -> Read<Http> {
     let url = block.required("url").and_then(|at| url::read(&at));
     let headers = block.or("headers", Vec::new(), headers);
     let bearer_token = block.maybe("bearer_token", bearer_token);
@@ -43,6 +73,34 @@ pub(super) fn read(at: &At<'_>) -> Read<Http> {
         bearer_token,
         tls,
     })
+}
+
+/// `method` and `descriptor_set`, if the user has one of their own.
+fn method(block: &Block<'_>) -> Read<Option<Method>> {
+    let (name, set) = (block.optional("method"), block.optional("descriptor_set"));
+    let (name, set) = match (name, set) {
+        (None, None) => return Ok(None),
+        (Some(name), Some(set)) => (name, set),
+        (Some(_), None) => {
+            return block.problem(
+                "descriptor_set",
+                "missing; a method of your own needs the descriptor set that describes it",
+            );
+        }
+        (None, Some(_)) => {
+            return block.problem(
+                "method",
+                "missing; name the method of `descriptor_set` as `package.Service/Method`",
+            );
+        }
+    };
+    let bytes = references::file(&set);
+    let name_text = name.text()?.value;
+    match Method::find(&bytes?.1, &name_text) {
+        Ok(method) => Ok(Some(method)),
+        Err(error @ MethodError::NoDescriptorSet) => set.problem(error.to_string()),
+        Err(error) => name.problem(error.to_string()),
+    }
 }
 
 type Header = (HeaderName, HeaderValue);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::block::Block;
-use super::build::{self, Http};
+use super::build::{self, Outbound};
 use super::outbound;
 use super::reader::{At, Read};
 use super::tree::Place;
@@ -16,6 +16,7 @@ use crate::target::{Breaker, Policy, Target};
 const KEYS: &[&str] = &[
     "name",
     "http",
+    "grpc",
     "timeout",
     "connect_timeout",
     "max_in_flight",
@@ -54,19 +55,44 @@ fn target(
     let name = block
         .required("name")
         .and_then(|at| at.once(names, at.name()?));
-    let http = block.required("http").and_then(|at| outbound::read(&at));
+    let outbound = outbound(&block);
     let policy = policy(&block);
-    let http: Http = http?;
-    if let Some(first) = urls.insert(http.url.to_string(), at.place()) {
+    let (key, outbound) = outbound?;
+    if let Some(first) = urls.insert(outbound.destination(), at.place()) {
         at.warning(format!(
             "the same URL as the target at {}:{}; it may receive each notification twice",
             first.line, first.column
         ));
     }
-    match build::target(name?, policy?, http) {
+    match build::target(name?, policy?, outbound) {
         Ok(target) => Ok(target),
-        Err(error) => block.problem("http", error),
+        Err(error) => block.problem(key, error),
     }
+}
+
+/// `http` or `grpc`, and under which key it was.
+fn outbound(block: &Block<'_>) -> Read<(&'static str, Outbound)> {
+    match (block.optional("http"), block.optional("grpc")) {
+        (Some(http), None) => Ok(("http", Outbound::Http(outbound::read(&http)?))),
+        (None, Some(grpc)) => {
+            let grpc = outbound::read_grpc(&grpc);
+            no_statuses(block)?;
+            Ok(("grpc", Outbound::Grpc(grpc?)))
+        }
+        (Some(_), Some(_)) => block.problem("grpc", "excludes `http`; make two targets of them"),
+        (None, None) => block.problem("http", "missing; a target has `http: …` or `grpc: …`"),
+    }
+}
+
+/// Those of gRPC mean what they mean.
+fn no_statuses(block: &Block<'_>) -> Read<()> {
+    for key in ["give_up_on", "delivered_on"] {
+        if let Some(at) = block.optional(key) {
+            return at
+                .problem("lists statuses of HTTP, which a gRPC target has none of; remove it");
+        }
+    }
+    Ok(())
 }
 
 fn policy(block: &Block<'_>) -> Read<Policy> {

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use super::tree::{Node, Style, Value};
 use super::*;
+use crate::target::grpc::method::tests::descriptor_set;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -25,6 +26,18 @@ fn env(name: &str) -> Option<String> {
     };
     Some(value.to_owned())
 }
+
+const INBOX: &str = r#"
+    syntax = "proto3";
+    package clinic.inbox.v1;
+    service Inbox {
+        rpc Put(Entry) returns (Entry);
+        rpc Watch(Entry) returns (stream Entry);
+        rpc Narrow(Number) returns (Entry);
+    }
+    message Entry { string status = 1; }
+    message Number { int32 status = 1; }
+"#;
 
 /// The files that the examples name.
 struct Disk(BTreeMap<&'static str, Vec<u8>>);
@@ -44,6 +57,7 @@ impl Disk {
             ("damaged.crt", damaged.into_bytes()),
             ("secret", b"0123456789abcdef\n".to_vec()),
             ("empty", Vec::new()),
+            ("inbox.binpb", descriptor_set(INBOX)),
             ("shape.json", b"{\"required\": [\"status\"]}".to_vec()),
         ]))
     }
@@ -202,6 +216,7 @@ fn files_are_found_from_the_folder_of_the_config_and_listed_there_or_not() {
         "secret",
         "not-there",
         "shape.json",
+        "inbox.binpb",
     ];
     let expected: BTreeSet<PathBuf> = names
         .iter()
