@@ -1,5 +1,6 @@
 //! The promises of the spool, through its door and on real files.
 
+mod accounts;
 mod custody;
 
 use std::fs;
