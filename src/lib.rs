@@ -58,6 +58,9 @@
 //!    `test:past_the_limit_a_client_waits_until_another_goes`, `test:a_spent_byte_budget_is_500`,
 //!    `test:attempts_in_flight_never_exceed_the_maximum`, `test:the_log_stays_short_beneath_readers`.
 //! 8. No module imports one above it: held by `test:no_room_imports_one_beside_or_above_it`.
+//! 9. Every delivery ever accepted is accounted for, and what has not settled leaves only at an operator's
+//!    word: held by `test:nothing_is_lost_and_every_delivery_is_accounted_for`,
+//!    `test:a_discard_takes_the_exact_count_or_nothing`, `test:an_audit_tells_each_discrepancy`.
 //!
 //! # The rooms, in reading order
 //!

@@ -206,12 +206,16 @@ struct Server {
     most: Arc<AtomicUsize>,
     /// The ids of all that came, in order.
     received: Arc<Mutex<Vec<String>>>,
+    /// How many of them said that they were replays.
+    replays: Arc<AtomicUsize>,
 }
 
 impl Server {
     async fn answer<B>(self, request: http::Request<B>) -> http::Response<Empty<Bytes>> {
         let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
         self.received.lock().unwrap().push(id);
+        let replay = request.headers().contains_key("suki-relay-replay");
+        self.replays.fetch_add(replay.into(), SeqCst);
         self.most
             .fetch_max(self.waiting.fetch_add(1, SeqCst) + 1, SeqCst);
         self.gate.acquire().await.unwrap().forget();
@@ -239,6 +243,7 @@ async fn server(permits: usize) -> Server {
         waiting: Arc::default(),
         most: Arc::default(),
         received: Arc::default(),
+        replays: Arc::default(),
     };
     let serving = server.clone();
     tokio::spawn(async move {
@@ -446,4 +451,59 @@ async fn after_four_days_down_it_tries_before_it_gives_up() {
         eventually("it is settled", async || rig.counts("ehr").await == settled).await;
         assert_eq!(server.received().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_backlog_does_not_delay_what_has_just_come_in() {
+    let server = server(0).await;
+    let mut rig = Rig::start(vec![], 0, &[]).await;
+    let hours_ago = Timestamp::now().minus(Duration::from_hours(10));
+    for n in 0..100 {
+        owe_since(hours_ago, &rig.spool, &format!("old {n}"), &["ehr"]).await;
+    }
+    rig.reload(vec![target("ehr", &server.url, 4)]);
+    eventually("the old fill their share", async || {
+        server.received().len() == 3
+    })
+    .await;
+
+    let submission = Submission {
+        notification: notification("new", Timestamp::now()),
+        verdict: Verdict::Accepted,
+        targets: vec![name("ehr")],
+        quarantine: None,
+    };
+    let new = submission.notification.id.to_string();
+    rig.spool.accept(submission).await.unwrap();
+    eventually("the new one is attempted", async || {
+        server.received().contains(&new)
+    })
+    .await;
+    assert_eq!(server.received().len(), 4);
+}
+
+#[tokio::test]
+async fn a_replay_says_so_and_has_its_time_anew() {
+    let server = server(100).await;
+    server.status.store(500, SeqCst);
+    let long_ago = Timestamp::now().minus(Duration::from_hours(100));
+    let mut rig = Rig::start(vec![], 0, &[]).await;
+    owe_since(long_ago, &rig.spool, "a", &["ehr"]).await;
+    rig.reload(vec![target("ehr", &server.url, 4)]);
+    eventually("it gave up", async || rig.counts("ehr").await.dead == 1).await;
+    assert_eq!(server.replays.load(SeqCst), 0);
+
+    server.status.store(503, SeqCst);
+    let replay = spool::Replay {
+        filter: spool::Filter::default(),
+        to: spool::ReplayTo::DeadLetters,
+        by: name("someone"),
+        dry_run: false,
+    };
+    rig.spool.replay(replay).await.unwrap();
+    eventually("it was tried again, and is to be once more", async || {
+        owed(&rig).await.iter().any(|(_, attempts)| *attempts == 2)
+    })
+    .await;
+    assert_eq!(server.replays.load(SeqCst), 1);
 }

@@ -17,7 +17,7 @@ use crate::spool::Due;
 pub const WINDOW_MAX: usize = 256;
 
 /// A first attempt may use the reserved share until this long after acceptance.
-const FRESH_FOR: Duration = Duration::from_secs(30);
+pub const FRESH_FOR: Duration = Duration::from_secs(30);
 
 /// The next deliveries of one target.
 #[derive(Debug, Default)]
@@ -38,6 +38,24 @@ impl Window {
     pub fn refill(&mut self, page: Vec<Due>) {
         let fresh_to_us = |due: &Due| !self.taken.contains(&due.key.sequence);
         self.waiting = page.into_iter().filter(fresh_to_us).collect();
+    }
+
+    /// How many deliveries that have just come in to ask for: what is taken may be among them.
+    pub fn wants_fresh(&self, in_flight_max: usize) -> usize {
+        reserve(in_flight_max) + self.taken.len()
+    }
+
+    /// Lets deliveries that have just come in wait behind a backlog that fills the window.
+    pub fn add_fresh(&mut self, fresh: Vec<Due>, in_flight_max: usize) {
+        let waiting_max = size(in_flight_max) + reserve(in_flight_max);
+        for due in fresh {
+            let sequence = due.key.sequence;
+            let known = self.taken.contains(&sequence)
+                || self.waiting.iter().any(|due| due.key.sequence == sequence);
+            if !known && self.waiting.len() < waiting_max {
+                self.waiting.push_back(due);
+            }
+        }
     }
 
     /// Whether fewer wait than could all begin at once.
@@ -143,6 +161,20 @@ mod tests {
         assert_eq!(sequences(&mut window, 7, 8), [103]);
         assert!(sequences(&mut window, 6, 8).is_empty());
         assert!(sequences(&mut window, 8, 8).is_empty());
+    }
+
+    #[test]
+    fn what_has_just_come_in_waits_once_behind_a_full_window() {
+        let mut window = Window::default();
+        window.refill((1..=8).map(old).collect());
+        let fresh = |range: std::ops::RangeInclusive<i64>| range.map(|n| due(n, NOW)).collect();
+        assert_eq!(window.wants_fresh(2), 1);
+        window.add_fresh(fresh(101..=103), 2);
+        assert_eq!(window.take_next(NOW, 1, 2).unwrap().key.sequence, 101);
+        assert_eq!(window.wants_fresh(2), 2);
+        window.add_fresh(fresh(101..=102), 2);
+        assert_eq!(window.take_next(NOW, 1, 2).unwrap().key.sequence, 102);
+        assert!(window.take_next(NOW, 1, 2).is_none());
     }
 
     #[test]

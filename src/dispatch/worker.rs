@@ -8,6 +8,7 @@
 mod settling;
 
 use std::future::pending;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::attempts::{Attempt, Attempts};
 use super::breaker::{Allowance, Breaker, Change};
 use super::decide::is_deferred;
 use super::metrics::TargetMetrics;
-use super::window::Window;
+use super::window::{FRESH_FOR, Window};
 use super::{House, Phase};
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -46,6 +47,8 @@ pub struct TargetWorker {
     look_at: Instant,
     /// The last page was full: there is more behind it.
     more: bool,
+    /// Something may have come in behind that.
+    unseen: bool,
     reads_fail: bool,
     attempts: Attempts,
     settling: JoinSet<Durable>,
@@ -73,6 +76,7 @@ impl TargetWorker {
             window: Window::default(),
             look_at: Instant::now(),
             more: false,
+            unseen: false,
             reads_fail: false,
             attempts: Attempts::default(),
             settling: JoinSet::new(),
@@ -90,7 +94,10 @@ impl TargetWorker {
                 Event::Attempt(attempt, outcome) => self.end_attempt(attempt, outcome),
                 Event::Durable(durable) => self.release(&durable),
                 Event::Reloaded => self.reload(),
-                Event::Woken => self.look_at = Instant::now(),
+                Event::Woken => {
+                    self.look_at = Instant::now();
+                    self.unseen = true;
+                }
                 Event::Turn => {}
             }
         }
@@ -130,16 +137,34 @@ impl TargetWorker {
         let in_flight_max = target.policy.in_flight_max;
         let low = self.window.is_low(in_flight_max);
         let news = self.look_at <= Instant::now() && (low || !self.more);
-        if self.room() == 0 || !(news || self.more && low) {
+        if self.room() == 0 {
             return;
         }
-        let limit = self.window.wants(in_flight_max);
-        let Some(page) = self.read(limit).await else {
-            return;
-        };
-        self.more = page.more;
-        self.window.refill(page.deliveries);
-        self.postpone(page.unreadable);
+        if news || self.more && low {
+            let limit = self.window.wants(in_flight_max);
+            let Some(page) = self.read(limit).await else {
+                return;
+            };
+            self.more = page.more;
+            self.unseen = page.more;
+            self.window.refill(page.deliveries);
+            self.postpone(page.unreadable);
+        }
+        if self.more && mem::take(&mut self.unseen) {
+            self.look_for_fresh(in_flight_max).await;
+        }
+    }
+
+    /// What has just come in is behind all that is due, and does not wait for it.
+    async fn look_for_fresh(&mut self, in_flight_max: usize) {
+        let now = Timestamp::now();
+        let since = now.minus(FRESH_FOR);
+        let limit = self.window.wants_fresh(in_flight_max);
+        // A read that fails is told when the next page is read.
+        if let Ok(page) = self.house.spool.fresh(&self.name, since, now, limit).await {
+            self.window.add_fresh(page.deliveries, in_flight_max);
+            self.postpone(page.unreadable);
+        }
     }
 
     /// A target that the config does not name: what it is owed is held.
@@ -165,7 +190,7 @@ impl TargetWorker {
         let now = Timestamp::now();
         match self.house.spool.due(&self.name, now, limit).await {
             Ok(page) => {
-                if std::mem::take(&mut self.reads_fail) {
+                if mem::take(&mut self.reads_fail) {
                     tracing::info!(target = %self.name, "the spool can be read again");
                 }
                 let wait = page.next_due_at.map_or(LOOK_EVERY, |at| at.since(now));
@@ -173,7 +198,7 @@ impl TargetWorker {
                 Some(page)
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.reads_fail, true) {
+                if !mem::replace(&mut self.reads_fail, true) {
                     tracing::warn!(target = %self.name, %error, "deliveries wait; trying again");
                 }
                 self.more = false;

@@ -13,6 +13,7 @@
 //!    delivered though its sender was not told 200: it sends again, and learns the first verdict.
 //! 3. Gauges move, targets wake, everybody is answered. A crash here leaves a whole batch; settlements
 //!    in it are remembered, answers that were not sent are asked for again.
+//!    An operator's order is a batch of its own, of 500 deeds at most: see `orders.rs`.
 //! 4. Another thread copies the log into the database: it syncs the log, writes the pages, syncs the
 //!    database. A crash at any point leaves the log, and opening copies it again.
 //!

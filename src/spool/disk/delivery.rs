@@ -29,6 +29,7 @@ impl Row {
     /// What [`Row::read`] reads, in its order.
     pub const COLUMNS: &str = "state, attempts, due_at, owed_since, replayed_after, resume_at, \
                                first_attempt_at, history";
+    /// How many these are.
     pub const COLUMN_COUNT: usize = 8;
 
     /// From a row that begins with [`Row::COLUMNS`].
@@ -162,4 +163,129 @@ pub(super) fn state(row: &rusqlite::Row<'_>, column: usize) -> Sql<DeliveryState
     known
         .copied()
         .ok_or(rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+    use crate::spool::DeliveryKey;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_765_977_748_432);
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn row() -> Row {
+        Row::owed(NOW, NOW, EventKind::Released, 1)
+    }
+
+    /// Of an attempt that took a second, until `at`.
+    fn ended(at: Timestamp, result: Settled) -> Settlement {
+        Settlement {
+            key: DeliveryKey {
+                sequence: 1,
+                target: Name::new("ehr").unwrap(),
+            },
+            at,
+            took: SECOND,
+            outcome: "timeout",
+            result,
+        }
+    }
+
+    #[test]
+    fn an_attempt_leads_to_its_end_or_to_the_next() {
+        let due_at = NOW.plus(HOUR);
+        let cases = [
+            (
+                Settled::Delivered,
+                DeliveryState::Delivered,
+                &[Step::Delivered][..],
+            ),
+            (
+                Settled::DeadLettered,
+                DeliveryState::DeadLetter,
+                &[Step::DeadLettered],
+            ),
+            (Settled::Retry { due_at }, DeliveryState::Pending, &[]),
+        ];
+        for (result, state, steps) in cases {
+            let mut row = row();
+            assert_eq!(row.settle(&ended(NOW.plus(HOUR), result), 7), steps);
+            assert_eq!((row.state, row.attempts), (state, 1));
+            let began_at = NOW.plus(HOUR).minus(SECOND);
+            assert_eq!(row.first_attempt_at, Some(began_at));
+            let event = row.history.events().last().unwrap();
+            assert_eq!((event.at, event.took, event.word), (began_at, SECOND, 7));
+        }
+    }
+
+    #[test]
+    fn what_has_ended_is_owed_anew_and_what_is_due_is_not() {
+        for ended in [
+            DeliveryState::Delivered,
+            DeliveryState::DeadLetter,
+            DeliveryState::Discarded,
+        ] {
+            let mut row = Row {
+                state: ended,
+                attempts: 9,
+                ..row()
+            };
+            let at = NOW.plus(HOUR);
+            assert_eq!(row.replay(at, 1), Some(Step::replayed(ended)));
+            assert_eq!((row.state, row.due_at), (DeliveryState::Pending, at));
+            assert_eq!((row.owed_since, row.replayed_after), (Some(at), Some(9)));
+            assert_eq!(row.replay(at, 1), None);
+        }
+    }
+
+    /// A pending delivery that is due in an hour, and replayed now.
+    fn sooner() -> Row {
+        let mut row = row();
+        row.due_at = NOW.plus(HOUR);
+        assert_eq!(row.replay(NOW, 1), Some(&[][..]));
+        row
+    }
+
+    #[test]
+    fn a_replay_comes_before_a_scheduled_attempt_and_not_in_its_place() {
+        assert_eq!(sooner().due_at, NOW);
+        for result in [Settled::DeadLettered, Settled::Retry { due_at: NOW }] {
+            let mut row = sooner();
+            assert_eq!(row.settle(&ended(NOW.plus(SECOND), result), 7), []);
+            assert_eq!((row.due_at, row.resume_at), (NOW.plus(HOUR), None));
+            assert_eq!(row.state, DeliveryState::Pending);
+        }
+        let mut row = sooner();
+        row.settle(&ended(NOW.plus(SECOND), Settled::Delivered), 7);
+        assert_eq!(row.state, DeliveryState::Delivered);
+    }
+
+    #[test]
+    fn an_attempt_that_was_under_way_is_not_the_replay() {
+        let due_at = NOW.plus(HOUR * 2);
+        let mut row = sooner();
+        assert_eq!(row.settle(&ended(NOW, Settled::Retry { due_at }), 7), []);
+        assert_eq!((row.due_at, row.resume_at), (NOW, Some(due_at)));
+
+        let mut row = sooner();
+        let steps = row.settle(&ended(NOW, Settled::DeadLettered), 7);
+        assert_eq!(steps, [Step::DeadLettered, Step::ReplayedDead]);
+        assert_eq!((row.state, row.due_at), (DeliveryState::Pending, NOW));
+        assert_eq!((row.owed_since, row.replayed_after), (Some(NOW), Some(1)));
+    }
+
+    #[test]
+    fn only_a_dead_letter_is_discarded() {
+        for state in DeliveryState::ALL {
+            let mut row = Row { state, ..row() };
+            let dead = state == DeliveryState::DeadLetter;
+            assert_eq!(row.discard(NOW, 1), dead);
+            assert_eq!(
+                row.state == DeliveryState::Discarded,
+                dead || state == DeliveryState::Discarded
+            );
+        }
+    }
 }

@@ -270,6 +270,40 @@ async fn a_duplicate_learns_the_first_verdict() {
     assert!(due(&spool, "ehr").await.is_empty());
 }
 
+/// Within `keep_delivered`, whatever became of the first one, and after a kill.
+#[tokio::test]
+async fn a_duplicate_is_never_owed_again() {
+    let House { spool, folder, .. } = house();
+    let bodies = ["delivered", "dead", "pending", "quarantined"];
+    let copy = |body: &str| {
+        if body == "quarantined" {
+            quarantined(body, Reason::Stale, Verdict::Accepted)
+        } else {
+            submission(body, &["ehr"])
+        }
+    };
+    for body in bodies {
+        spool.accept(copy(body)).await.expect("room");
+    }
+    for (due, result) in due(&spool, "ehr")
+        .await
+        .iter()
+        .zip([Settled::Delivered, Settled::DeadLettered])
+    {
+        settle(&spool, &due.key, result).await;
+    }
+    let after = copy_of(folder.path());
+    let (restarted, _) = open(after.path(), CAPACITY).expect("opens");
+    for spool in [spool, restarted] {
+        let before = spool.counts().await.expect("reads");
+        for body in bodies {
+            let again = spool.accept(submission(body, &["ehr", "audit"])).await;
+            assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)), "{body}");
+        }
+        assert_eq!(spool.counts().await.expect("reads"), before);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_racing_copies_one_is_kept() {
     let House {
@@ -426,6 +460,7 @@ async fn a_full_spool_refuses_knows_duplicates_and_heals() {
     assert_eq!(due(&spool, "ehr").await.len(), kept);
     let again = spool.accept(first()).await;
     assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)), "its mark stays");
+    assert!(spool.audit().await.expect("reads").is_clean());
 }
 
 #[tokio::test]
@@ -453,6 +488,7 @@ async fn what_is_settled_and_past_its_time_goes_with_its_mark() {
     assert_eq!(spool.accept(submission("a", &[])).await, Ok(Kept::Now));
     let again = spool.accept(submission("b", &[])).await;
     assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)), "held");
+    assert!(spool.audit().await.expect("reads").is_clean());
     assert_eq!(metrics.target(&name("ehr")).dead_letters.get(), 1);
 }
 
