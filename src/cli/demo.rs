@@ -1,7 +1,7 @@
 //! `suki-relay demo`: the whole relay at work in one process.
 //!
-//! A throw-away certificate, a spool in a temporary folder and two targets of its own, one of which
-//! fails at first. The notifications go over real TLS through the relay as `run` would start it, from a
+//! A throw-away certificate, a spool in a temporary folder and two targets of its own, one by HTTP, which
+//! fails at first, and one by gRPC. The notifications go over real TLS through the relay as `run` would start it, from a
 //! config file like any other. Exit code 0 only if every delivery arrived.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::send::Sender;
-use super::sink::{self, Receipt};
+use super::sink::{self, Protocol, Receipt};
 use super::trust::Trust;
 use super::{log, runtime};
 use crate::app::Relay;
@@ -83,7 +83,7 @@ sources:
   - {{ name: suki, path: /webhooks/notification, secrets: [{{ name: demo, file: secret }}] }}
 targets:
   - {{ name: ehr, http: {{ url: "http://{ehr}/" }}, retry: {{ initial: 500ms }} }}
-  - {{ name: audit, http: {{ url: "http://{audit}/" }} }}
+  - {{ name: audit, grpc: {{ url: "http://{audit}" }} }}
 routes:
   - {{ name: everything, to: [audit] }}
   - {{ name: finished, when: body.status == "success", to: [ehr] }}
@@ -120,13 +120,15 @@ impl Targets {
     async fn start() -> anyhow::Result<(Self, [SocketAddr; 2])> {
         let mut receipts = BTreeMap::new();
         let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 2];
-        for (address, (name, fail_first)) in
-            addresses.iter_mut().zip([("ehr", FAILURES), ("audit", 0)])
-        {
+        let targets = [
+            ("ehr", Protocol::Http, FAILURES),
+            ("audit", Protocol::Grpc, 0),
+        ];
+        for (address, (name, protocol, fail_first)) in addresses.iter_mut().zip(targets) {
             let listener = TcpListener::bind(*address).await?;
             *address = listener.local_addr()?;
             let (sender, receiver) = mpsc::channel(EXAMPLES.len());
-            tokio::spawn(sink::serve(listener, fail_first, sender));
+            tokio::spawn(sink::serve(protocol, listener, fail_first, sender));
             receipts.insert(name, receiver);
         }
         Ok((Self { receipts }, addresses))
@@ -156,14 +158,14 @@ async fn collect(target: &str, receipts: &mut mpsc::Receiver<Receipt>) {
         let Receipt {
             id,
             attempt,
-            status,
+            answered,
             ..
         } = receipt;
         println!(
             "  {target:<6} {id} attempt {attempt}: answered {}",
-            status.as_u16()
+            answered.told
         );
-        if status.is_success() {
+        if answered.taken {
             arrived.insert(id);
         }
     }

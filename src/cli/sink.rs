@@ -1,6 +1,8 @@
 //! `suki-relay sink`: a target that prints a line for what it receives.
 
-use std::net::SocketAddr;
+mod grpc;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,14 +12,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::runtime;
 
+/// Where to listen unless told.
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// A body above this is refused with 413: a sink holds nothing else.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Receipts that may wait to be printed.
@@ -25,10 +29,13 @@ const RECEIPTS_WAITING_MAX: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Where to listen for HTTP
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-    http: SocketAddr,
-    /// Answer 503 to this many first requests
+    /// Where to listen for HTTP; 127.0.0.1:8080 if no address is given at all
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
+    /// Where to listen for gRPC: `suki.relay.v1.NotificationSink`
+    #[arg(long, value_name = "ADDRESS")]
+    grpc: Option<SocketAddr>,
+    /// Answer 503, or UNAVAILABLE, to this many first requests
     #[arg(long, default_value_t = 0, value_name = "N")]
     fail_first: u64,
     /// Print bodies too: they hold what the notification says of a patient
@@ -43,17 +50,44 @@ pub(super) struct Receipt {
     pub(super) source: String,
     pub(super) attempt: String,
     pub(super) body: Bytes,
-    pub(super) status: StatusCode,
+    pub(super) answered: Answered,
 }
+
+/// What the relay was told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    /// The status in its protocol's words.
+    pub(super) told: &'static str,
+    /// Whether that means that the sink has it.
+    pub(super) taken: bool,
+}
+
+/// What a sink speaks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Protocol {
+    Http,
+    Grpc,
+}
+
+/// How many requests are still to fail.
+#[derive(Clone)]
+struct Failures(Arc<AtomicU64>);
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     runtime()?.block_on(async {
-        let listener = TcpListener::bind(arguments.http).await.with_context(|| {
-            format!("listening on {}; is something else there?", arguments.http)
-        })?;
-        println!("listening on http://{}", listener.local_addr()?);
         let (receipts, mut received) = mpsc::channel(RECEIPTS_WAITING_MAX);
-        tokio::spawn(serve(listener, arguments.fail_first, receipts));
+        for (protocol, address) in arguments.listeners() {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listening on {address}; is something else there?"))?;
+            let scheme = match protocol {
+                Protocol::Http => "http",
+                Protocol::Grpc => "grpc",
+            };
+            println!("listening on {scheme}://{}", listener.local_addr()?);
+            let receipts = receipts.clone();
+            tokio::spawn(serve(protocol, listener, arguments.fail_first, receipts));
+        }
         loop {
             tokio::select! {
                 receipt = received.recv() => match receipt {
@@ -67,8 +101,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Answers each request and hands on what it was; ends when the receiver is gone.
-pub(super) async fn serve(listener: TcpListener, fail_first: u64, receipts: mpsc::Sender<Receipt>) {
-    let failures_left = Arc::new(AtomicU64::new(fail_first));
+pub(super) async fn serve(
+    protocol: Protocol,
+    listener: TcpListener,
+    fail_first: u64,
+    receipts: mpsc::Sender<Receipt>,
+) {
+    let failures = Failures(Arc::new(AtomicU64::new(fail_first)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -78,26 +117,47 @@ pub(super) async fn serve(listener: TcpListener, fail_first: u64, receipts: mpsc
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (failures_left, receipts) = (failures_left.clone(), receipts.clone());
-        let service =
-            service_fn(move |request| receive(request, failures_left.clone(), receipts.clone()));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(connection);
+        let _ = stream.set_nodelay(true);
+        converse(protocol, stream, failures.clone(), receipts.clone());
+    }
+}
+
+fn converse(
+    protocol: Protocol,
+    stream: TcpStream,
+    failures: Failures,
+    receipts: mpsc::Sender<Receipt>,
+) {
+    let stream = TokioIo::new(stream);
+    match protocol {
+        Protocol::Http => {
+            let service =
+                service_fn(move |request| receive(request, failures.clone(), receipts.clone()));
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new());
+            tokio::spawn(builder.serve_connection(stream, service));
+        }
+        Protocol::Grpc => {
+            let service = service_fn(move |request| {
+                grpc::receive(request, failures.clone(), receipts.clone())
+            });
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new());
+            tokio::spawn(builder.serve_connection(stream, service));
+        }
     }
 }
 
 async fn receive(
     request: Request<Incoming>,
-    failures_left: Arc<AtomicU64>,
+    failures: Failures,
     receipts: mpsc::Sender<Receipt>,
 ) -> Result<Response<Empty<Bytes>>, mpsc::error::SendError<Receipt>> {
     let (head, body) = request.into_parts();
-    let (body, status) = match read(body).await {
-        None => (Bytes::new(), StatusCode::PAYLOAD_TOO_LARGE),
-        Some(body) if take_one(&failures_left) => (body, StatusCode::SERVICE_UNAVAILABLE),
-        Some(body) => (body, StatusCode::OK),
+    let (body, status, told) = match read(body).await {
+        None => (Bytes::new(), StatusCode::PAYLOAD_TOO_LARGE, "413"),
+        Some(body) if failures.take_one() => (body, StatusCode::SERVICE_UNAVAILABLE, "503"),
+        Some(body) => (body, StatusCode::OK, "200"),
     };
     let field = |name: &str| text(&head.headers, name);
     let receipt = Receipt {
@@ -105,7 +165,10 @@ async fn receive(
         source: field("suki-relay-source"),
         attempt: field("suki-relay-attempt"),
         body,
-        status,
+        answered: Answered {
+            told,
+            taken: status.is_success(),
+        },
     };
     receipts.send(receipt).await?;
     let mut answer = Response::new(Empty::new());
@@ -124,11 +187,23 @@ async fn read(body: Incoming) -> Option<Bytes> {
     )
 }
 
-fn take_one(left: &AtomicU64) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-        left.checked_sub(1)
-    })
-    .is_ok()
+impl Arguments {
+    fn listeners(&self) -> Vec<(Protocol, SocketAddr)> {
+        let default = self.grpc.is_none().then_some(DEFAULT);
+        let http = self.http.or(default).map(|at| (Protocol::Http, at));
+        let grpc = self.grpc.map(|at| (Protocol::Grpc, at));
+        http.into_iter().chain(grpc).collect()
+    }
+}
+
+impl Failures {
+    fn take_one(&self) -> bool {
+        let less = |left: u64| left.checked_sub(1);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
+    }
 }
 
 fn text(headers: &HeaderMap, name: &str) -> String {
@@ -145,10 +220,10 @@ fn print(receipt: &Receipt, bodies: bool) {
         source,
         attempt,
         body,
-        status,
+        answered: Answered { told, .. },
     } = receipt;
-    let (bytes, status) = (body.len(), status.as_u16());
-    println!("id={id} source={source} attempt={attempt} bytes={bytes} answered={status}");
+    let bytes = body.len();
+    println!("id={id} source={source} attempt={attempt} bytes={bytes} answered={told}");
     if bodies {
         println!("{}", String::from_utf8_lossy(body).escape_debug());
     }
