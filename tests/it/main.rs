@@ -12,6 +12,7 @@ mod harness;
 mod commands;
 mod disk;
 mod explain;
+mod grpc;
 mod house;
 mod mutated;
 mod observe;
