@@ -278,6 +278,16 @@ impl Spool {
     }
 }
 
+impl Filter {
+    pub(super) fn check(&self) -> Result<(), ReadError> {
+        if self.ids.as_ref().is_some_and(|ids| ids.len() > IDS_MAX) {
+            let cause = format!("a filter takes {IDS_MAX} ids at most; ask for the rest apart");
+            return Err(ReadError::new(cause));
+        }
+        Ok(())
+    }
+}
+
 /// An order is a task of its own: it ends when it is done, not when its giver has left.
 async fn ordered(
     order: impl Future<Output = Result<Done, CustodyError>> + Send + 'static,

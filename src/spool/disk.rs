@@ -229,6 +229,7 @@ impl Disk {
         mut after: Cursor,
         limit: usize,
     ) -> Result<Page, ReadError> {
+        filter.check()?;
         let mut page = Page::default();
         loop {
             let filter = filter.clone();

@@ -113,6 +113,7 @@ impl Disk {
     }
 
     async fn stage(&self, filter: &Filter, plan: &Plan, after: i64) -> Result<Stage, CustodyError> {
+        filter.check()?;
         let (filter, plan) = (filter.clone(), plan.clone());
         let stage = self.read(move |reader| reader.stage(&filter, &plan, after));
         Ok(stage.await?)

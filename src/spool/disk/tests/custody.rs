@@ -187,8 +187,13 @@ async fn a_list_read_in_pages_leaves_nothing_out() {
         ids: Some(all[..50].to_vec()),
         ..Filter::default()
     };
-    assert!(all.len() < IDS_MAX);
     assert_eq!(listed(&spool, ids).await, all[..50]);
+    let too_many = Filter {
+        ids: Some(vec![all[0]; IDS_MAX + 1]),
+        ..Filter::default()
+    };
+    let refused = spool.list(&too_many, Cursor::default(), 3).await;
+    assert!(refused.is_err());
 }
 
 #[tokio::test]
