@@ -59,11 +59,7 @@ fn every_file_keeps_its_wall() {
 #[test]
 fn every_test_named_by_an_invariant_exists() {
     let map = fs::read_to_string(root().join("src/lib.rs")).expect("readable");
-    let sources: String = [root().join("src"), root().join("tests")]
-        .iter()
-        .flat_map(|folder| rust_files(folder))
-        .map(|file| fs::read_to_string(file).expect("readable"))
-        .collect();
+    let sources = all_sources();
     let mut named = 0;
     for word in map.split('`') {
         let Some(test) = word.strip_prefix("test:") else {
@@ -100,6 +96,15 @@ fn ring_is_not_in_the_house() {
         !tree.lines().any(|line| line.starts_with("ring v")),
         "ring came in"
     );
+}
+
+/// The text of every Rust file of the program and its tests.
+pub fn all_sources() -> String {
+    [root().join("src"), root().join("tests")]
+        .iter()
+        .flat_map(|folder| rust_files(folder))
+        .map(|file| fs::read_to_string(file).expect("readable"))
+        .collect()
 }
 
 fn root() -> PathBuf {

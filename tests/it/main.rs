@@ -13,6 +13,7 @@ mod commands;
 mod disk;
 mod explain;
 mod grpc;
+mod hostile;
 mod house;
 mod mutated;
 mod observe;

@@ -1,0 +1,137 @@
+//! Rows J01 to J11: JSON and its shape, all signed well.
+
+use super::{Row, fresh, hold, whole};
+
+/// A notification with one field more.
+fn with(field: &str) -> String {
+    let body = fresh();
+    format!("{},{field}}}", &body[..body.len() - 1])
+}
+
+fn taken(id: &'static str, body: String) -> Row {
+    Row::refused(id, whole("", body.as_bytes()), &[200]).owed(body)
+}
+
+fn invalid(id: &'static str, body: &[u8]) -> Row {
+    Row::refused(id, whole("", body), &[400])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_json_is_passed_through_and_what_is_not_is_400() {
+    let nested = |levels: usize| {
+        with(&format!(
+            r#""x":{}{}"#,
+            "[".repeat(levels),
+            "]".repeat(levels)
+        ))
+    };
+    let mut rows = vec![
+        taken("J01", nested(126)),
+        invalid("J01", nested(128).as_bytes()),
+        invalid("J01", nested(100_000).as_bytes()),
+        invalid("J01", "[".repeat(1 << 20).as_bytes()),
+    ];
+    let long = format!("0.{}", "1".repeat(400));
+    for number in [
+        "9007199254740993",
+        "18446744073709551616",
+        "-0",
+        &long,
+        "1e308",
+    ] {
+        rows.push(taken("J03", with(&format!(r#""x":{number}"#))));
+    }
+    for number in [
+        "01", "+1", ".5", "NaN", "Infinity", "1.", "-", "0x1", "1e400",
+    ] {
+        rows.push(invalid("J03", with(&format!(r#""x":{number}"#)).as_bytes()));
+    }
+    let good = fresh();
+    for bad in [
+        format!("{},}}", &good[..good.len() - 1]),
+        format!("{good}// comment"),
+        format!("/* comment */{good}"),
+        good.replace('"', "'"),
+        format!("{good}garbage"),
+        format!("{good}{good}"),
+        good[..good.len() - 1].to_owned(),
+        format!("\u{feff}{good}"),
+        with("\"x\":\"a\tb\""),
+        with(r#""x":"\ud800""#),
+        with(r#""x":"\x41""#),
+    ] {
+        rows.push(invalid("J05", bad.as_bytes()));
+    }
+    rows.push(invalid(
+        "J05",
+        b"{\"status\":\"success\",\"session_id\":\"\xff\"}",
+    ));
+    hold("", rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_and_strange_bodies_are_opaque_bytes() {
+    let long = "x".repeat(1 << 20);
+    let keys = |name: fn(usize) -> String| {
+        let fields: Vec<String> = (0..100_000).map(|n| format!("\"{}\":0", name(n))).collect();
+        with(&fields.join(","))
+    };
+    let links: Vec<String> = (0..1000)
+        .map(|n| format!(r#""k{n}":[{{"href":"/{n}"}}]"#))
+        .collect();
+    let rows = vec![
+        taken("J07", with(&format!(r#""x":"{long}""#))),
+        taken("J07", with(&format!(r#""{long}":0"#))),
+        taken("J07", keys(|n| n.to_string())),
+        taken("J07", keys(|_| "same".into())),
+        taken(
+            "J07",
+            keys(|n| format!("{n:017b}").replace('0', "Aa").replace('1', "BB")),
+        ),
+        taken("J07", with(&format!(r#""x":[{}0]"#, "0,".repeat(100_000)))),
+        taken(
+            "J09",
+            with(r#""__proto__":{"x":1},"unknown":[{"deep":null}]"#),
+        ),
+        taken("J09", with(&format!(r#""_links":{{{}}}"#, links.join(",")))),
+        taken("J09", with(r#""_links":{"status":{"href":"/one"}}"#)),
+        taken(
+            "J11",
+            with("\"encounter_id\":\"\u{202e}\u{0430}dmin e\u{301}\u{e9}\""),
+        ),
+        taken(
+            "J11",
+            with(&format!(r#""encounter_id":"{}""#, "i".repeat(10 * 1024))),
+        ),
+    ];
+    hold("", rows).await;
+}
+
+/// Were one of these fetched, the relay would connect to the port that is watched here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_is_never_followed() {
+    let watched = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let own = watched.local_addr().expect("an address");
+    let rows = [
+        format!("http://{own}/x"),
+        format!("//{own}/x"),
+        "file:///etc/passwd".to_owned(),
+        "http://169.254.169.254/latest".to_owned(),
+        r"/x\r\nhost: evil".to_owned(),
+    ]
+    .map(|href| {
+        taken(
+            "J10",
+            with(&format!(r#""_links":{{"contents":[{{"href":"{href}"}}]}}"#)),
+        )
+    });
+    hold("", rows.into()).await;
+    // Everything was delivered by now: nobody can still be on the way.
+    watched
+        .into_std()
+        .expect("a listener")
+        .accept()
+        .expect_err("nobody came");
+}

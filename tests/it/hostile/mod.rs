@@ -1,0 +1,116 @@
+//! A hostile outside: each row of the catalogue of bad inputs, over real sockets, against the running relay.
+//!
+//! After each group of rows the process lives, its memory and descriptors are back where they were, a good
+//! notification on a new connection is answered 200, and the target has what was answered 200 and no more.
+
+mod catalogue;
+mod frames;
+mod http1;
+mod http2;
+mod json;
+mod siege;
+mod signature;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use siege::Siege;
+
+use crate::harness::sign;
+
+/// One bad input: the row's id, what is sent on a connection of its own, and the statuses that come back
+/// before the relay ends it.
+struct Row {
+    id: &'static str,
+    bytes: Vec<u8>,
+    statuses: &'static [u16],
+    /// The bodies that its target must be given.
+    owed: Vec<Vec<u8>>,
+}
+
+impl Row {
+    fn refused(id: &'static str, bytes: impl Into<Vec<u8>>, statuses: &'static [u16]) -> Self {
+        Self {
+            id,
+            bytes: bytes.into(),
+            statuses,
+            owed: Vec::new(),
+        }
+    }
+
+    fn owed(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.owed.push(body.into());
+        self
+    }
+}
+
+/// A valid notification that no other is like.
+fn fresh() -> String {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    format!(r#"{{"status":"success","session_id":"hostile-{number}"}}"#)
+}
+
+fn now() -> String {
+    suki_relay::clock::Timestamp::now().as_millis().to_string()
+}
+
+/// The fields that sign a body now; each ends in CRLF.
+fn credentials(body: &[u8]) -> String {
+    let at = now();
+    format!("x-api-key: {}\r\ngenerated-at: {at}\r\n", sign(&at, body))
+}
+
+/// A request with these fields beside the signature, and the wire form of its body as given.
+fn post(fields: &str, signed: &[u8], wire: &[u8]) -> Vec<u8> {
+    let credentials = credentials(signed);
+    let head = format!(
+        "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\n{credentials}{fields}\r\n"
+    );
+    [head.as_bytes(), wire].concat()
+}
+
+/// A request of its announced length, signed well.
+fn whole(fields: &str, body: &[u8]) -> Vec<u8> {
+    post(
+        &format!("content-length: {}\r\n{fields}", body.len()),
+        body,
+        body,
+    )
+}
+
+/// Sends every row, and holds each to its answers; then looks whether the relay is as it was.
+async fn hold(config: &str, rows: Vec<Row>) {
+    assert!(!rows.is_empty());
+    let siege = Siege::begin(config).await;
+    let (mut owed, mut wrong) = (BTreeSet::new(), Vec::new());
+    for row in rows {
+        let (begun, answers) = (row.bytes.len().min(300), siege.exchange(&row.bytes).await);
+        let shown = String::from_utf8_lossy(&row.bytes[..begun]).into_owned();
+        if answers != row.statuses {
+            wrong.push(format!(
+                "{}: {answers:?} for {:?} to {shown:?}",
+                row.id, row.statuses
+            ));
+        }
+        owed.extend(row.owed);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    siege.lift(owed).await;
+}
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.expect("a line").trim().trim_end_matches(" kB");
+    number.parse().expect("a number")
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("it lives")
+        .count()
+}

@@ -1,0 +1,160 @@
+//! A relay under attack, and what must hold when the attack is over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{descriptors, fresh, resident_kib};
+use crate::harness::{Relay, Setup, Target, eventually};
+
+/// Ends at all, on a loaded machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// What an allocator may keep of an attack: less than any input of the catalogue costs if it is held.
+const MEMORY_KIB: u64 = 64 * 1024;
+/// Connections to the target that stay open for the next delivery.
+const DESCRIPTORS: usize = 8;
+
+pub struct Siege {
+    pub setup: Setup,
+    pub relay: Relay,
+    pub target: Target,
+    good: BTreeSet<Vec<u8>>,
+    resident_kib: u64,
+    descriptors: usize,
+}
+
+impl Siege {
+    /// `config` is put beside the target and its route.
+    pub async fn begin(config: &str) -> Self {
+        Self::of(Setup::new, config).await
+    }
+
+    /// On a setup that was changed before the relay starts.
+    pub async fn of(setup: impl FnOnce(&str) -> Setup, config: &str) -> Self {
+        let target = Target::accepting().await;
+        let rest = format!(
+            "{config}\ntargets:\n  - {{ name: ehr, http: {{ url: \"{}\" }} }}\nroutes:\n  - {{ name: all, to: [ehr] }}\n",
+            target.url()
+        );
+        let setup = setup(&rest);
+        let relay = setup.start();
+        let mut siege = Self {
+            setup,
+            relay,
+            target,
+            good: BTreeSet::new(),
+            resident_kib: 0,
+            descriptors: 0,
+        };
+        siege.post_a_good_one().await;
+        siege.resident_kib = resident_kib(siege.relay.pid());
+        siege.descriptors = descriptors(siege.relay.pid());
+        siege
+    }
+
+    /// Sends bytes on a connection of their own, ends the sending side, and reads statuses to the end.
+    pub async fn exchange(&self, bytes: &[u8]) -> Vec<u16> {
+        let mut tls = self.connect(b"http/1.1").await;
+        let (mut read, mut write) = tokio::io::split(&mut tls);
+        let sending = async {
+            // The relay may have said all it has to say before it was sent everything.
+            let _ = write.write_all(bytes).await;
+            let _ = write.shutdown().await;
+        };
+        let mut received = Vec::new();
+        let both = async { tokio::join!(sending, read.read_to_end(&mut received)) };
+        let _ = timeout(PATIENCE, both).await.expect("ends at all");
+        statuses(&received)
+    }
+
+    pub async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = TlsConnector::from(Arc::new(self.client(alpn)));
+        let shaken = timeout(PATIENCE, connector.connect(name, self.tcp().await)).await;
+        shaken.expect("ends at all").expect("shakes hands")
+    }
+
+    pub async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.relay.sender_address)
+            .await
+            .expect("connects")
+    }
+
+    pub fn client(&self, alpn: &[u8]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        let file = self.setup.path().join("tls.crt");
+        for certificate in CertificateDer::pem_file_iter(file).expect("a file") {
+            roots.add(certificate.expect("one")).expect("a root");
+        }
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let mut config = ClientConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.into()];
+        config
+    }
+
+    /// All is as it was, and the target has what it is owed and nothing else.
+    pub async fn lift(mut self, mut owed: BTreeSet<Vec<u8>>) {
+        self.post_a_good_one().await;
+        owed.append(&mut self.good);
+        eventually("everything owed arrives", async || {
+            self.delivered().is_superset(&owed)
+        })
+        .await;
+        let stray: Vec<_> = self.delivered().difference(&owed).cloned().collect();
+        assert!(stray.is_empty(), "nobody signed this: {stray:?}");
+        let pid = self.relay.pid();
+        eventually("its descriptors are free again", async || {
+            descriptors(pid) <= self.descriptors + DESCRIPTORS
+        })
+        .await;
+        let kept = resident_kib(pid).saturating_sub(self.resident_kib);
+        assert!(kept < MEMORY_KIB, "{kept} KiB more than before");
+    }
+
+    fn delivered(&self) -> BTreeSet<Vec<u8>> {
+        let requests = self.target.requests();
+        requests.iter().map(|r| r.body.to_vec()).collect()
+    }
+
+    /// On a connection of its own.
+    async fn post_a_good_one(&mut self) {
+        let body = fresh();
+        let answer = self.relay.sender().post(body.clone()).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+        self.good.insert(body.into_bytes());
+    }
+}
+
+/// The status of each answer, one after the other; an invitation to go on is none.
+fn statuses(mut bytes: &[u8]) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    while !bytes.is_empty() {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, rest) = bytes.split_at(end.expect("a whole head") + 4);
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let status: u16 = head[9..12].parse().expect("a status");
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .map_or(0, |length| length.parse().expect("a length"));
+        if status != 100 {
+            statuses.push(status);
+        }
+        // The answer to HEAD tells a length and has no body.
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    statuses
+}

@@ -1,0 +1,132 @@
+//! Rows A01 to A16: signatures and timestamps.
+
+use std::time::Duration;
+
+use suki_relay::clock::Timestamp;
+
+use super::{Row, fresh, hold, now};
+use crate::harness::{sign, sign_by};
+
+/// The second secret is what Cargo tells every test.
+const ROTATING: &str = r"
+sources:
+  - name: suki
+    path: /webhooks/notification
+    secrets: [{ name: current, file: secret }, { name: previous, env: CARGO_MANIFEST_DIR }]
+";
+
+/// A request with this signature and this timestamp, as they are.
+fn request(signature: &str, at: &str, body: &str) -> Vec<u8> {
+    raw(
+        format!("x-api-key: {signature}\r\ngenerated-at: {at}\r\n").as_bytes(),
+        body,
+    )
+}
+
+fn raw(fields: &[u8], body: &str) -> Vec<u8> {
+    let length = body.len();
+    let line = "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\n";
+    let end = format!("content-length: {length}\r\n\r\n{body}");
+    [line.as_bytes(), fields, end.as_bytes()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_is_none_is_401() {
+    let (at, body) = (now(), fresh());
+    let good = sign(&at, body.as_bytes());
+    let mut rows = Vec::new();
+    for bad in [
+        "",
+        &good[..63],
+        &format!("{good}0"),
+        &good[..2],
+        &good.repeat(2),
+        &"xy".repeat(32),
+        "\u{fc}\u{fc}",
+        &format!("sha256={good}"),
+        "uTfs5vNnXAHDRySdgYH5PqScsFWcXyzDnSmFzzhwpcw=",
+    ] {
+        rows.push(Row::refused("A01 A04", request(bad, &at, &body), &[401]));
+    }
+    let time = format!("generated-at: {at}\r\n");
+    rows.push(Row::refused("A01", raw(time.as_bytes(), &body), &[401]));
+    let bytes = [b"x-api-key: \xff\xfe\r\n", time.as_bytes()].concat();
+    rows.push(Row::refused("A01", raw(&bytes, &body), &[401]));
+    for right in 1..32 {
+        let rest = "0".repeat(64 - 2 * right);
+        let part = format!("{}{rest}", &good[..2 * right]);
+        if part != good {
+            rows.push(Row::refused("A02", request(&part, &at, &body), &[401]));
+        }
+        let cut = request(&good[..2 * right], &at, &body);
+        rows.push(Row::refused("A02", cut, &[401]));
+    }
+    let key = format!("x-api-key: {good}\r\n");
+    rows.push(Row::refused("A06", raw(key.as_bytes(), &body), &[401]));
+    let twice = format!("{key}{time}generated-at: 1\r\n");
+    rows.push(Row::refused("A06", raw(twice.as_bytes(), &body), &[401]));
+    let forged = sign_by("of another environment", &at, body.as_bytes());
+    rows.push(Row::refused("A13", request(&forged, &at, &body), &[401]));
+    hold("", rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_signature_is_taken_however_it_is_written() {
+    let mut rows = Vec::new();
+    let written: [fn(String) -> String; 3] = [
+        |good| good.to_uppercase(),
+        |good| good[..32].to_uppercase() + &good[32..],
+        |good| format!("  {good} \t"),
+    ];
+    for write in written {
+        let (at, body) = (now(), fresh());
+        let signature = write(sign(&at, body.as_bytes()));
+        rows.push(Row::refused("A03 A04", request(&signature, &at, &body), &[200]).owed(body));
+    }
+    let (at, body) = (now(), fresh());
+    let by_previous = sign_by(env!("CARGO_MANIFEST_DIR"), &at, body.as_bytes());
+    rows.push(Row::refused("A13", request(&by_previous, &at, &body), &[200]).owed(body));
+    let (at, body) = (now(), fresh());
+    let signature = sign(&at, body.as_bytes());
+    let once = request(&signature, &at, &body);
+    let again = [once.clone(), once].concat();
+    rows.push(Row::refused("A10", again, &[200, 200]).owed(body.clone()));
+    let later = (at.parse::<i64>().expect("a number") + 1).to_string();
+    let signature = sign(&later, body.as_bytes());
+    rows.push(Row::refused("A11", request(&signature, &later, &body), &[200]).owed(body));
+    rows.push(Row::refused(
+        "A14",
+        request(&sign(&later, b""), &later, ""),
+        &[400],
+    ));
+    hold(ROTATING, rows).await;
+}
+
+/// Only what is neither stale nor ahead is delivered; all of it is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_untimely_notification_is_never_refused() {
+    let now = Timestamp::now();
+    let (minute, day) = (Duration::from_mins(1), Duration::from_hours(24));
+    let mut rows = Vec::new();
+    for (at, timely) in [
+        (now.minus(6 * minute), true),
+        (now.minus(day), true),
+        (now.minus(30 * day), false),
+        (now.plus(6 * minute), true),
+        (now.plus(day), false),
+        (Timestamp::from_millis(253_402_300_800_000), false),
+        (Timestamp::from_millis(i64::MAX), false),
+        (Timestamp::from_millis(-1), false),
+    ] {
+        let (at, body) = (at.as_millis().to_string(), fresh());
+        let bytes = request(&sign(&at, body.as_bytes()), &at, &body);
+        let row = Row::refused("A09", bytes, &[200]);
+        rows.push(if timely { row.owed(body) } else { row });
+    }
+    for at in ["9223372036854775808", "1e12", "yesterday", "0x10"] {
+        let body = fresh();
+        let bytes = request(&sign(at, body.as_bytes()), at, &body);
+        rows.push(Row::refused("A09", bytes, &[200]));
+    }
+    hold("", rows).await;
+}
