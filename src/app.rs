@@ -14,23 +14,34 @@ mod reload;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::admin::operator::{self, Guard, Operator, ReloadOrder, Reloaded, SetLogLevel};
 use crate::admin::{self, Admin, Probes};
-use crate::config::{Config, Drain};
+use crate::config::{self, Config, Drain};
 use crate::dispatch::{self, Dispatcher, WorkerPanicked};
 use crate::ingress::{self, Ingress};
+use crate::secret::Secret;
 use crate::spool::{self, Spool};
 
 use config_metrics::ConfigMetrics;
 pub use follow::{Environment, Follower, Version};
 pub use metrics::LinesDropped;
 use reload::Published;
+
+/// What of the process's logging a relay reads and sets.
+pub struct Logging {
+    pub lines_dropped: LinesDropped,
+    pub set_level: SetLogLevel,
+}
+
+/// Orders to reload that may wait; each is a look at a few files.
+const RELOADS_WAITING_MAX: usize = 16;
 
 /// A relay at work. Dropping it stops it as a crash would.
 pub struct Relay {
@@ -43,6 +54,8 @@ pub struct Relay {
     dispatch_phase: watch::Sender<dispatch::Phase>,
     listener: JoinHandle<()>,
     admin_task: JoinHandle<()>,
+    operator_task: Option<JoinHandle<()>>,
+    reloads: mpsc::Receiver<ReloadOrder>,
     dispatcher: Dispatcher,
     spool_failure: mpsc::Receiver<spool::Fatal>,
 }
@@ -77,17 +90,15 @@ pub enum Failure {
 
 impl Relay {
     /// Starts everything and returns once notifications are accepted.
-    pub async fn start(config: Config, lines_dropped: LinesDropped) -> Result<Self, StartError> {
+    pub async fn start(config: Config, logging: Logging) -> Result<Self, StartError> {
         let registry = Registry::new();
-        let refresh = metrics::register(&registry, lines_dropped)?;
         let config_metrics = ConfigMetrics::new(&registry, &config)?;
-        let (admin_listener, admin_address) = bind("admin.address", config.admin.address).await?;
-        let probes = Probes::default();
         let admin = Arc::new(Admin {
             registry: registry.clone(),
-            probes,
-            refresh,
+            probes: Probes::default(),
+            refresh: metrics::register(&registry, logging.lines_dropped)?,
         });
+        let (admin_listener, admin_address) = bind("admin.address", config.admin.address).await?;
         let admin_task = tokio::spawn(admin::serve(admin_listener, admin.clone()));
 
         let (spool, spool_failure) = open(config.spool, spool::Metrics::new(&registry)?).await?;
@@ -98,23 +109,32 @@ impl Relay {
         ingress_metrics.prepare(&config.routing);
         let routing = Arc::new(ArcSwap::from_pointee(config.routing));
         let (dispatch_phase, phase) = watch::channel(dispatch::Phase::Running);
-        let dispatch_metrics = dispatch::Metrics::new(&registry)?;
-        let dispatcher = Dispatcher::start(
-            spool.clone(),
-            routing.clone(),
-            dispatch_metrics,
-            phase,
-            owed,
-        );
+        let metrics = dispatch::Metrics::new(&registry)?;
+        let dispatcher = Dispatcher::start(spool.clone(), routing.clone(), metrics, phase, owed);
 
         let tls = Arc::new(ArcSwap::new(config.listen.tls.config));
+        let state = reload::state_of(config.sha256, config.shown);
+        let state = Arc::new(ArcSwap::from_pointee(state));
+        let operator_token = Arc::new(ArcSwapOption::empty());
+        let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
+        let operator = |guard| Operator {
+            guard,
+            spool: spool.clone(),
+            routing: routing.clone(),
+            config: state.clone(),
+            reload,
+            set_log_level: logging.set_level,
+        };
+        let token = operator_token.clone();
+        let operator = serve_operator(config.admin.operator, token, operator).await?;
         let published = Published {
             routing: routing.clone(),
             tls: tls.clone(),
             ingress_metrics: ingress_metrics.clone(),
             metrics: config_metrics,
             outline: config.outline,
-            refusal: None,
+            operator_token,
+            state,
         };
         let ingress = Ingress::new(routing, tls, spool, config.listen.limits, ingress_metrics);
         let (listener, sender_address) = bind("listen.address", config.listen.address).await?;
@@ -122,7 +142,9 @@ impl Relay {
         let listener = tokio::spawn(ingress::serve(listener, Arc::new(ingress), draining));
 
         admin.probes.enter(admin::Phase::Serving);
-        tracing::info!(sender = %sender_address, admin = %admin_address, "listening");
+        let (operator_address, operator_task) = operator.unzip();
+        let operator = operator_address.map(tracing::field::display);
+        tracing::info!(sender = %sender_address, admin = %admin_address, operator, "listening");
         Ok(Self {
             sender_address,
             admin_address,
@@ -133,6 +155,8 @@ impl Relay {
             dispatch_phase,
             listener,
             admin_task,
+            operator_task,
+            reloads,
             dispatcher,
             spool_failure,
         })
@@ -150,14 +174,31 @@ impl Relay {
     ///
     /// Cancellation: another version of the config may stay unnoticed until `follower` looks again.
     pub async fn work(&mut self, follower: &mut Follower) -> Failure {
+        let Self {
+            spool_failure,
+            dispatcher,
+            ..
+        } = self;
         loop {
+            let mut order = None;
+            tokio::select! {
+                failure = failed(spool_failure, dispatcher) => return failure,
+                () = follower.time_to_look() => {}
+                // Never, if there is no operator's listener.
+                Some(reload) = self.reloads.recv() => order = Some(reload),
+            }
             let version = tokio::select! {
-                failure = self.failed() => return failure,
+                failure = failed(spool_failure, dispatcher) => return failure,
                 version = follower.look() => version,
             };
             self.published.metrics.watch(follower.mode());
-            if version.is_some_and(|version| self.published.replace(version)) {
-                self.dispatcher.reconcile();
+            let reloaded = self.published.replace(version);
+            if matches!(reloaded, Reloaded::Applied) {
+                dispatcher.reconcile();
+            }
+            if let Some(order) = order {
+                // Whoever asked may have left.
+                let _ = order.send(reloaded);
             }
         }
     }
@@ -166,10 +207,7 @@ impl Relay {
     ///
     /// Cancellation safe.
     pub async fn failed(&mut self) -> Failure {
-        tokio::select! {
-            Some(fatal) = self.spool_failure.recv() => Failure::Spool(fatal),
-            Err(panicked) = self.dispatcher.ended() => Failure::Worker(panicked),
-        }
+        failed(&mut self.spool_failure, &mut self.dispatcher).await
     }
 
     /// Stops politely: `Ok` once everything in hand has ended, or `drain.deadline` has passed; a failure
@@ -207,6 +245,20 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.listener.abort();
         self.admin_task.abort();
+        if let Some(operator) = &self.operator_task {
+            operator.abort();
+        }
+    }
+}
+
+/// Cancellation safe.
+async fn failed(
+    spool_failure: &mut mpsc::Receiver<spool::Fatal>,
+    dispatcher: &mut Dispatcher,
+) -> Failure {
+    tokio::select! {
+        Some(fatal) = spool_failure.recv() => Failure::Spool(fatal),
+        Err(panicked) = dispatcher.ended() => Failure::Worker(panicked),
     }
 }
 
@@ -224,6 +276,22 @@ async fn open(
         .await
         .map_err(|_| StartError::Panicked)??;
     Ok((spool, failure))
+}
+
+/// Where the operator is heard, and the task that hears; `None` if the config turns it off.
+async fn serve_operator(
+    options: Option<config::Operator>,
+    token: Arc<ArcSwapOption<Secret>>,
+    operator: impl FnOnce(Guard) -> Operator,
+) -> Result<Option<(SocketAddr, JoinHandle<()>)>, StartError> {
+    let Some(options) = options else {
+        return Ok(None);
+    };
+    let (listener, address) = bind("admin.operator.address", options.address).await?;
+    token.store(options.token.map(Arc::new));
+    let operator = Arc::new(operator(Guard { address, token }));
+    let task = tokio::spawn(operator::serve(listener, operator));
+    Ok(Some((address, task)))
 }
 
 async fn bind(

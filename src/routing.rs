@@ -4,6 +4,7 @@
 //! up; expressions are compiled here.
 
 mod expression;
+mod judge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::schema::Schema;
 use crate::target::Target;
 use crate::verify::Keyring;
 pub use expression::{Expression, ExpressionError, Facts, Match};
+pub use judge::{Judged, Unroutable, judge, reroute};
 
 /// One version of sources, routes and targets.
 #[derive(Debug, Default)]

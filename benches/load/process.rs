@@ -34,7 +34,7 @@ impl Server {
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
         let config = format!(
             "listen: {{ address: 127.0.0.1:0, tls: {{ certificate: tls.crt, private_key: tls.key }} }}\n\
-             admin: {{ address: 127.0.0.1:0 }}\n\
+             admin: {{ address: 127.0.0.1:0, operator: null }}\n\
              spool: {{ disk: {{ path: spool-{name} }} }}\n\
              sources: [{{ name: suki, path: /webhooks/notification, secrets: [{{ name: current, file: secret }}] }}]\n\
              targets: [{{ name: t, http: {{ url: 'http://{}/' }} }}]\n\

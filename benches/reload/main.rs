@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const BINARY: &str = env!("CARGO_BIN_EXE_suki-relay");
 const CONFIG: &str = "\
 listen: { address: 127.0.0.1:0, tls: { self_signed: [localhost] } }
-admin: { address: 127.0.0.1:0 }
+admin: { address: 127.0.0.1:0, operator: null }
 spool: { disk: { path: ../spool } }
 sources: [{ name: suki, path: /webhooks/notification, secrets: [{ name: current, file: secret }] }]
 targets: [{ name: nobody, http: { url: 'http://127.0.0.1:1/' } }]

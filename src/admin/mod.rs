@@ -1,4 +1,5 @@
-//! The admin address: metrics and probes, read only, over plain HTTP.
+//! The admin address: metrics and probes, read only, over plain HTTP. Beside it, on an address of its own,
+//! what changes something: [`operator`].
 //!
 //! Promises and limits:
 //! * It answers from the first moment of the process, so a start that takes long can be watched.
@@ -6,9 +7,10 @@
 //!   newest are closed unanswered. A scraper that hammers or never reads costs a bounded amount.
 //! * It reads no request body and changes nothing.
 
+mod listen;
+pub mod operator;
 mod probes;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,21 +19,16 @@ use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, Registry, TextEncoder};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 
+use self::listen::Limits;
 pub use probes::{Phase, Probes};
 
 /// Connections served at a time.
 pub const CONNECTIONS_MAX: usize = 256;
 /// From accepted connection to answer written.
 pub const EXCHANGE_WAIT: Duration = Duration::from_secs(10);
-/// A pause after a failed accept, so that running out of descriptors does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the admin address shows.
 pub struct Admin {
@@ -43,33 +40,15 @@ pub struct Admin {
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            continue;
-        };
-        let admin = admin.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
-            let _ = tokio::time::timeout(EXCHANGE_WAIT, exchange(stream, admin)).await;
-        });
-    }
-}
-
-async fn exchange(stream: TcpStream, admin: Arc<Admin>) -> Result<(), hyper::Error> {
-    let service = service_fn(move |request| {
+    let limits = Limits {
+        connections: CONNECTIONS_MAX,
+        exchange_wait: EXCHANGE_WAIT,
+    };
+    let answer = move |request| {
         let answer = admin.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+        async move { answer }
+    };
+    listen::serve(listener, limits, answer).await;
 }
 
 impl Admin {

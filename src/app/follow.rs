@@ -46,16 +46,22 @@ impl Follower {
         self.mode
     }
 
-    /// Waits until it is time to look, and looks: `None` if nothing has changed.
+    /// Waits until something may have changed.
     ///
-    /// Cancellation: what would have been returned is found by the next look.
-    pub async fn look(&mut self) -> Option<Version> {
+    /// Cancellation: what changed is found by the next look.
+    pub async fn time_to_look(&mut self) {
         if self.looked {
             tokio::select! {
                 () = self.watch.time_to_look() => {}
                 Some(()) = self.hangups.recv() => {}
             }
         }
+    }
+
+    /// Looks: `None` if nothing has changed since the last look.
+    ///
+    /// Cancellation: what would have been returned is found by the next look.
+    pub async fn look(&mut self) -> Option<Version> {
         self.follow();
         self.looked = true;
         let (path, environment) = (self.path.clone(), self.environment);

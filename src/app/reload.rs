@@ -5,14 +5,17 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 
 use super::config_metrics::ConfigMetrics;
 use super::follow::Version;
+use crate::admin::operator::{ConfigState, Reloaded};
+use crate::clock::Timestamp;
 use crate::config::{Changes, Config, Outline, Problems};
 use crate::ingress;
 use crate::routing::Routing;
+use crate::secret::Secret;
 
 /// The version in use.
 pub(super) struct Published {
@@ -21,42 +24,64 @@ pub(super) struct Published {
     pub ingress_metrics: Arc<ingress::Metrics>,
     pub metrics: ConfigMetrics,
     pub outline: Outline,
-    /// What was said of the version seen last, if it was refused.
-    pub refusal: Option<String>,
+    pub operator_token: Arc<ArcSwapOption<Secret>>,
+    /// What the operator is shown, with what was said of the version seen last if it was refused.
+    pub state: Arc<ArcSwap<ConfigState>>,
+}
+
+/// Of a config that is used from now on.
+pub(super) fn state_of(sha256: [u8; 32], shown: serde_json::Value) -> ConfigState {
+    ConfigState {
+        sha256: hex::encode(sha256),
+        in_use_since: Timestamp::now().to_string(),
+        refused: None,
+        config: shown,
+    }
 }
 
 impl Published {
-    /// Puts a version in the place of the one in use; `false` if it is refused, and nothing has changed.
-    pub fn replace(&mut self, version: Version) -> bool {
+    /// Puts a version, if there is another, in the place of the one in use. If it is refused, nothing
+    /// has changed.
+    pub fn replace(&mut self, version: Option<Version>) -> Reloaded {
         let config = match version {
-            Ok(config) => config,
-            Err(problems) => {
-                self.refuse(one_line(&problems));
-                return false;
-            }
+            Some(Ok(config)) => config,
+            Some(Err(problems)) => return self.refuse(one_line(&problems)),
+            None => return self.unchanged(),
         };
         let changes = self.outline.changes_to(&config.outline);
         if !changes.restart.is_empty() {
             let keys = changes.restart.join(", ");
-            self.refuse(format!(
+            return self.refuse(format!(
                 "only a restart can change {keys}; put the old value back, or restart the relay"
             ));
-            return false;
         }
         self.apply(config, &changes);
-        true
+        Reloaded::Applied
     }
 
-    fn refuse(&mut self, problems: String) {
+    /// What was wrong with the files still is.
+    fn unchanged(&self) -> Reloaded {
+        match self.state.load().refused.clone() {
+            Some(problems) => Reloaded::Refused { problems },
+            None => Reloaded::Unchanged,
+        }
+    }
+
+    fn refuse(&mut self, problems: String) -> Reloaded {
         self.metrics.refused();
+        let state = self.state.load();
         // A file that is being written is seen in many states; saying the same of each helps nobody.
-        if self.refusal.as_ref() != Some(&problems) {
+        if state.refused.as_ref() != Some(&problems) {
             tracing::warn!(
                 problems,
                 "the new config is refused; the old one stays in use"
             );
         }
-        self.refusal = Some(problems);
+        self.state.store(Arc::new(ConfigState {
+            refused: Some(problems.clone()),
+            ..ConfigState::clone(&state)
+        }));
+        Reloaded::Refused { problems }
     }
 
     fn apply(&mut self, config: Config, changes: &Changes) {
@@ -73,8 +98,11 @@ impl Published {
         // Without new files, `not_after` is that of a certificate made for this load, and not served.
         let served = changes.tls.then_some(not_after);
         self.metrics.applied(&config.sha256, served);
+        let token = config.admin.operator.and_then(|operator| operator.token);
+        self.operator_token.store(token.map(Arc::new));
         self.outline = config.outline;
-        self.refusal = None;
+        self.state
+            .store(Arc::new(state_of(config.sha256, config.shown)));
         tracing::info!(
             changes = changes.to_string().trim_end().replace('\n', "; "),
             sha256 = hex::encode(config.sha256),

@@ -36,7 +36,7 @@ pub(super) fn run(options: &log::Options) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let (mut targets, addresses) = Targets::start().await?;
         let config = config(folder.path(), addresses)?;
-        let mut relay = Relay::start(config, log.lines_dropped()).await?;
+        let mut relay = Relay::start(config, log.logging()).await?;
         println!(
             "suki-relay demo: the relay listens on https://{}",
             relay.sender_address()
@@ -76,7 +76,7 @@ fn config(folder: &Path, targets: [SocketAddr; 2]) -> anyhow::Result<Config> {
 listen:
   address: 127.0.0.1:0
   tls: {{ certificate: tls.crt, private_key: tls.key }}
-admin: {{ address: "127.0.0.1:0" }}
+admin: {{ address: "127.0.0.1:0", operator: null }}
 spool: {{ disk: {{ path: spool }} }}
 drain: {{ delay: 0s, deadline: 5s }}
 sources:

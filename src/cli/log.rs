@@ -8,6 +8,7 @@
 //! that is theirs to choose, and they work on header and body bytes: signatures, and what patients said.
 
 use std::io::{IsTerminal, stdout};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use tracing::Level;
@@ -16,9 +17,10 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, fmt, reload};
 
-use crate::app::LinesDropped;
+use crate::admin::operator::SetLogLevel;
+use crate::app::Logging;
 
 /// Lines that may wait for the writer.
 const LINES_WAITING_MAX: usize = 8192;
@@ -42,13 +44,18 @@ enum Format {
 /// Writes out what waits when it is dropped; keep it until the end.
 pub(super) struct Log {
     lines_dropped: ErrorCounter,
+    set_level: SetLogLevel,
     _writer: WorkerGuard,
 }
 
 impl Log {
-    pub(super) fn lines_dropped(&self) -> LinesDropped {
+    /// What a relay reads and sets of it.
+    pub(super) fn logging(&self) -> Logging {
         let counter = self.lines_dropped.clone();
-        Box::new(move || counter.dropped_lines() as u64)
+        Logging {
+            lines_dropped: Box::new(move || counter.dropped_lines() as u64),
+            set_level: self.set_level.clone(),
+        }
     }
 }
 
@@ -62,6 +69,12 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
     let lines_dropped = writer.error_counter();
     let filter = EnvFilter::try_new(&options.log_level)
         .map_err(|error| anyhow::anyhow!("--log-level {}: {error}", options.log_level))?;
+    let (filter, in_use) = reload::Layer::new(filter);
+    let set_level: SetLogLevel = Arc::new(move |text| {
+        let text = directives(text)?;
+        let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+        in_use.reload(filter).map_err(|error| error.to_string())
+    });
     let terminal = stdout().is_terminal();
     let format = options
         .log_format
@@ -92,6 +105,7 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
     }));
     Ok(Log {
         lines_dropped,
+        set_level,
         _writer: guard,
     })
 }

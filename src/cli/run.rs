@@ -40,7 +40,7 @@ pub(super) fn run(
         let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         let path = arguments.file.config.clone();
         let follower = Follower::new(path, environment, &config, hangups);
-        relay(config, follower, log.lines_dropped()).await
+        relay(config, follower, log.logging()).await
     });
     runtime.shutdown_timeout(THREADS_WAIT);
     ended
@@ -49,13 +49,11 @@ pub(super) fn run(
 async fn relay(
     config: Config,
     mut follower: Follower,
-    lines_dropped: app::LinesDropped,
+    logging: app::Logging,
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut relay = Relay::start(config, lines_dropped)
-        .await
-        .map_err(start_failure)?;
+    let mut relay = Relay::start(config, logging).await.map_err(start_failure)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

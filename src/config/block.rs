@@ -46,6 +46,12 @@ impl<'a> Block<'a> {
         (!node.is_null()).then(|| At::new(node, join(&self.path, key), self.around))
     }
 
+    /// Whether a key is there, and null: to some that is not the same as absent.
+    pub fn is_null(&self, key: &'static str) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|(known, node)| known.text == key && node.is_null())
+    }
+
     /// The value of a key, or its default if it is absent or null.
     pub fn or<T>(
         &self,

@@ -26,6 +26,7 @@ mod references;
 mod report;
 mod restart;
 mod routes;
+mod shown;
 mod snapshot;
 mod sources;
 mod targets;
@@ -50,7 +51,7 @@ pub use interpolate::Lookup;
 pub use listen::Listen;
 pub use mounts::mounted_alone;
 pub use outline::{Changes, ItemChanges, Outline};
-pub use process::{Admin, Drain};
+pub use process::{Admin, Drain, Operator};
 pub use report::{Problem, Problems};
 pub use tls::Settings as TlsSettings;
 pub use tree::Place;
@@ -89,6 +90,8 @@ pub struct Config {
     pub contents: Fingerprint,
     /// SHA-256 of the config file's bytes.
     pub sha256: [u8; 32],
+    /// The file as an operator may see it.
+    pub shown: serde_json::Value,
     /// Doubtful, but no reason to refuse; in the order of the file.
     pub warnings: Vec<Problem>,
 }
@@ -183,6 +186,7 @@ impl Config {
                 files,
                 contents,
                 sha256: sha256(text),
+                shown: shown::shown(&root),
                 warnings,
             }),
             _ => Err(Problems {

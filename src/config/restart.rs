@@ -16,8 +16,10 @@ impl Fixed {
     pub fn of(listen: &Listen, admin: &Admin, spool: &spool::Options, drain: &Drain) -> Self {
         let mut fixed = Self::default();
         fixed.listen(listen);
-        let Admin { address } = admin;
+        let Admin { address, operator } = admin;
         fixed.add("admin.address", address);
+        let operator = operator.as_ref();
+        fixed.add("admin.operator.address", &operator.map(|it| it.address));
         let spool::Options {
             path,
             capacity_bytes,

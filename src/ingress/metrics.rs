@@ -15,6 +15,7 @@ use prometheus::{
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::routing::{Routing, Source};
+use crate::spool::{Reason, Submission};
 
 /// `source` of requests whose path is no source's.
 const NO_SOURCE: &str = "none";
@@ -86,6 +87,16 @@ pub struct Series {
 pub struct Open(IntGauge);
 
 impl Tally {
+    /// Of what the spool takes.
+    pub fn of(submission: &Submission) -> Self {
+        match submission.quarantine {
+            Some(Reason::Stale | Reason::Future | Reason::BadTimestamp) => Self::Stale,
+            Some(Reason::Invalid) => Self::Invalid,
+            _ if submission.targets.is_empty() => Self::Unrouted,
+            _ => Self::Accepted,
+        }
+    }
+
     pub const ALL: [Self; 11] = [
         Self::Accepted,
         Self::Duplicate,

@@ -17,7 +17,6 @@
 mod body;
 mod connection;
 mod head;
-mod judge;
 mod listen;
 pub mod metrics;
 mod progress;
@@ -48,11 +47,10 @@ use tracing::debug;
 
 use crate::clock::Timestamp;
 use crate::notification::Notification;
-use crate::routing::{Routing, Source};
+use crate::routing::{self, Judged, Routing, Source};
 use crate::spool::{Kept, Spool, UnverifiedRequest};
 use crate::verify::{Signed, Unverified};
 
-use self::judge::Judged;
 use self::metrics::{Series, Tally};
 use self::reply::{Promise, Rejection};
 
@@ -185,7 +183,7 @@ impl Ingress {
             Timestamp::now(),
             content_type,
         );
-        let judged = judge::judge(routing, source, &head.headers, notification);
+        let judged = routing::judge(routing, source, &head.headers, notification);
         self.metrics.route_errors(&judged.route_errors);
         let promise = self
             .keep(judged, complete + self.limits.ack_timeout)
@@ -220,9 +218,8 @@ impl Ingress {
     /// Hands a submission to the spool and waits for its word, for a while. Whoever stops waiting takes
     /// nothing back: the commit goes on, and the body keeps its share of the budget until it has ended.
     async fn keep(&self, judged: Judged, deadline: Instant) -> Result<Promise, Rejection> {
-        let Judged {
-            submission, tally, ..
-        } = judged;
+        let submission = judged.submission;
+        let tally = Tally::of(&submission);
         let (id, verdict) = (submission.notification.id, submission.verdict);
         let promise = match timeout_at(deadline, self.spool.accept(submission)).await {
             Ok(Ok(Kept::Now)) => Promise { verdict, tally },

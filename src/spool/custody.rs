@@ -60,7 +60,7 @@ pub struct Filter {
 
 /// Where a page ended. Written and read as a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(pub(super) i64);
+pub struct Cursor(pub i64);
 
 /// One page of a list, in order of acceptance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,6 +267,14 @@ impl Spool {
         self.disk
             .list(filter, after, limit.clamp(1, PAGE_MAX))
             .await
+    }
+
+    /// The exact bytes and headers of one; `None` if they have left, cannot be read, or are not what was
+    /// received.
+    ///
+    /// Cancellation: safe; it changes nothing.
+    pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
+        self.disk.record(sequence).await
     }
 
     /// The notification of this id with its exact bytes and headers: one for each source that has it,

@@ -88,7 +88,7 @@ use super::{
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::Id;
+use crate::notification::{Id, Record};
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -247,6 +247,10 @@ impl Disk {
 
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
         self.read(move |reader| reader.find(id)).await
+    }
+
+    pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
+        self.read(move |reader| reader.record(sequence)).await
     }
 
     pub async fn audit(&self) -> Result<Audit, ReadError> {

@@ -17,6 +17,7 @@ mod hostile;
 mod house;
 mod mutated;
 mod observe;
+mod operator;
 mod privacy;
 mod probes;
 mod readme;

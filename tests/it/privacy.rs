@@ -97,7 +97,10 @@ async fn a_log_that_nobody_reads_stops_nothing_and_counts_what_it_drops() {
     let setup = Setup::new(&CONFIG.replace("TARGET", "http://127.0.0.1:9/"));
     let (sender, admin) = (free_address(), free_address());
     setup.reword("address: 127.0.0.1:0\n", &format!("address: {sender}\n"));
-    setup.reword("address: 127.0.0.1:0 ", &format!("address: {admin} "));
+    setup.reword(
+        "admin: { address: 127.0.0.1:0",
+        &format!("admin: {{ address: {admin}"),
+    );
     let mut command = setup.command();
     command
         .args(["--log-level", "trace"])

@@ -11,7 +11,7 @@ use super::record::{self, named};
 use super::select::Selector;
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::Id;
+use crate::notification::{Id, Record};
 use crate::spool::{
     Content, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, Reason, Verdict,
 };
@@ -35,6 +35,10 @@ impl Reader {
             page.entries.push(entry);
         }
         Ok(page)
+    }
+
+    pub fn record(&mut self, sequence: i64) -> Sql<Option<Record>> {
+        record::read(&self.connection, &mut self.names, sequence)
     }
 
     pub fn find(&mut self, id: Id) -> Sql<Vec<Found>> {

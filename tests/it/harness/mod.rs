@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub use disk::{FailingWrites, SmallDisk};
 pub use relay::{Relay, Setup};
-pub use sender::{Sender, get, sign, sign_by};
+pub use sender::{Sender, ask, get, sign, sign_by};
 pub use target::Target;
 
 /// The partner secret of every test.

@@ -19,6 +19,8 @@ pub struct Relay {
     child: Child,
     pub sender_address: SocketAddr,
     pub admin_address: SocketAddr,
+    /// Port 0 if there is none.
+    pub operator_address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     certificate: PathBuf,
 }
@@ -110,7 +112,7 @@ const HEAD: &str = "
 listen:
   address: 127.0.0.1:0
   tls: { certificate: tls.crt, private_key: tls.key }
-admin: { address: 127.0.0.1:0 }
+admin: { address: 127.0.0.1:0, operator: { address: 127.0.0.1:0 } }
 spool: { disk: { path: spool } }
 drain: { delay: 0s, deadline: 5s }
 ";
@@ -139,6 +141,7 @@ impl Relay {
             child,
             sender_address: unset,
             admin_address: unset,
+            operator_address: unset,
             log,
             certificate,
         };
@@ -146,6 +149,9 @@ impl Relay {
         let address = |field: &str| listening[field].as_str().expect("an address").parse();
         relay.sender_address = address("sender").expect("an address");
         relay.admin_address = address("admin").expect("an address");
+        if listening["operator"].is_string() {
+            relay.operator_address = address("operator").expect("an address");
+        }
         relay
     }
 
@@ -190,6 +196,14 @@ impl Relay {
     /// A page of the admin address: status and text.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         super::sender::get(self.admin_address, path).await
+    }
+
+    /// Asks the operator address, with a body if it is not empty: status and answer.
+    pub async fn operator(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.operator_address));
+        super::sender::ask(request, body).await
     }
 
     /// One sample of `/metrics`, by its name and labels as written there; zero if it is not there.

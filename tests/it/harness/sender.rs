@@ -145,6 +145,17 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     )
 }
 
+/// One request over plain HTTP, answered with JSON.
+pub async fn ask(request: http::request::Builder, body: &str) -> (u16, serde_json::Value) {
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+    let request = request.body(body).expect("a request");
+    let answer = client.request(request).await.expect("an answer");
+    let status = answer.status().as_u16();
+    let text = text(answer.into_body()).await.expect("text");
+    (status, serde_json::from_str(&text).expect("JSON"))
+}
+
 #[expect(clippy::disallowed_methods, reason = "bounded by Limited")]
 async fn text(body: Incoming) -> Option<String> {
     let body = Limited::new(body, 16 << 20)

@@ -1,20 +1,19 @@
 //! What is to become of a verified notification: pure but for the clock, which is in the notification.
 //!
-//! Nothing authentic is thrown away: what cannot be delivered as it is goes to quarantine.
+//! Nothing authentic is thrown away: what cannot be delivered as it is goes to quarantine. From there it
+//! may be routed again, by a config that has changed.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::metrics::Tally;
+use super::{Facts, Freshness, OnInvalid, Routing, Source};
 use crate::name::Name;
-use crate::notification::Notification;
-use crate::routing::{Facts, Freshness, OnInvalid, Routing, Source};
+use crate::notification::{Notification, Record};
 use crate::spool::{Reason, Submission, Verdict};
 
 /// A submission, and what to count.
 #[derive(Debug)]
 pub struct Judged {
     pub submission: Submission,
-    pub tally: Tally,
     /// Routes that could not be evaluated.
     pub route_errors: Vec<Name>,
 }
@@ -28,14 +27,14 @@ pub fn judge(
 ) -> Judged {
     let freshness = source.freshness(&notification.generated_at, notification.received_at);
     if let Some(reason) = untimely(freshness) {
-        return quarantined(notification, Verdict::Accepted, reason, Tally::Stale);
+        return quarantined(notification, Verdict::Accepted, reason);
     }
     let Ok(body) = source.schema.parse(&notification.body) else {
         let verdict = match source.on_invalid {
             OnInvalid::Reject => Verdict::Invalid,
             OnInvalid::Accept => Verdict::Accepted,
         };
-        return quarantined(notification, verdict, Reason::Invalid, Tally::Invalid);
+        return quarantined(notification, verdict, Reason::Invalid);
     };
     let plan = routing.plan(Facts {
         source: &source.name,
@@ -48,11 +47,6 @@ pub fn judge(
         (true, true) => Some(Reason::Unrouted),
         (true, false) => None,
     };
-    let tally = if plan.targets.is_empty() {
-        Tally::Unrouted
-    } else {
-        Tally::Accepted
-    };
     Judged {
         submission: Submission {
             notification,
@@ -60,9 +54,57 @@ pub fn judge(
             targets: plan.targets,
             quarantine,
         },
-        tally,
         route_errors: plan.errors,
     }
+}
+
+/// Why what is kept cannot be routed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unroutable {
+    #[error("the config names its source no more")]
+    SourceGone,
+    #[error("its body is not of the source's schema")]
+    Invalid,
+    #[error("no route takes it")]
+    Unrouted,
+    #[error("a route's `when` fails on it")]
+    RouteError,
+}
+
+/// Where the routes of now send what was kept before, whatever its age. Of its headers, those that are kept
+/// are known: `content-type`, signature and timestamp.
+pub fn reroute(routing: &Routing, record: &Record) -> Result<Vec<Name>, Unroutable> {
+    let mut sources = routing.sources().iter();
+    let source = sources.find(|source| source.name == record.source);
+    let source = source.ok_or(Unroutable::SourceGone)?;
+    let body = source.schema.parse(&record.body);
+    let plan = routing.plan(Facts {
+        source: &source.name,
+        secret: &record.secret,
+        headers: &kept_headers(source, record),
+        body: &body.map_err(|_| Unroutable::Invalid)?,
+    });
+    if !plan.errors.is_empty() {
+        return Err(Unroutable::RouteError);
+    }
+    if plan.targets.is_empty() {
+        return Err(Unroutable::Unrouted);
+    }
+    Ok(plan.targets)
+}
+
+fn kept_headers(source: &Source, record: &Record) -> HeaderMap {
+    let content_type = record.content_type.as_deref();
+    let kept: [(&HeaderName, Option<&str>); 3] = [
+        (&http::header::CONTENT_TYPE, content_type),
+        (&source.signature_header, Some(&record.signature)),
+        (&source.timestamp_header, Some(&record.generated_at)),
+    ];
+    let value = |text: Option<&str>| HeaderValue::from_str(text?).ok();
+    let kept = kept.map(|(name, text)| (name.clone(), value(text)));
+    kept.into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 fn untimely(freshness: Freshness) -> Option<Reason> {
@@ -74,12 +116,7 @@ fn untimely(freshness: Freshness) -> Option<Reason> {
     }
 }
 
-fn quarantined(
-    notification: Notification,
-    verdict: Verdict,
-    reason: Reason,
-    tally: Tally,
-) -> Judged {
+fn quarantined(notification: Notification, verdict: Verdict, reason: Reason) -> Judged {
     Judged {
         submission: Submission {
             notification,
@@ -87,7 +124,6 @@ fn quarantined(
             targets: Vec::new(),
             quarantine: Some(reason),
         },
-        tally,
         route_errors: Vec::new(),
     }
 }
@@ -98,13 +134,38 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::tests::{self as house, FAILURE, SUCCESS, name};
     use super::*;
     use crate::clock::Timestamp;
     use crate::routing::{Expression, Route};
-    use crate::verify::Signed;
+    use crate::schema::{Schema, UnknownStatus};
+    use crate::secret::Secret;
+    use crate::verify::{self, Keyring, Signed};
 
     const NOW: Timestamp = Timestamp::from_millis(1_765_977_748_432);
+    const SUCCESS: &str = r#"{"status":"success","session_id":"s-1"}"#;
+    const FAILURE: &str = r#"{"status":"failure","session_id":"s-1"}"#;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn secret() -> Secret {
+        Secret::from_text(b"a secret of the tests".to_vec()).expect("not empty")
+    }
+
+    fn source(on_invalid: OnInvalid) -> Source {
+        Source {
+            name: name("suki"),
+            path: "/suki".into(),
+            keyring: Keyring::new([(name("current"), &secret())]),
+            signature_header: HeaderName::from_static("x-api-key"),
+            timestamp_header: HeaderName::from_static("generated-at"),
+            schema: Schema::built_in(UnknownStatus::Accept).expect("compiles"),
+            on_invalid,
+            age_max: Some(Duration::from_hours(48)),
+            ahead_max: Duration::from_hours(1),
+        }
+    }
 
     fn route(label: &str, when: Option<&str>, to: &[&str]) -> Route {
         Route {
@@ -115,10 +176,10 @@ mod tests {
     }
 
     fn judged(routes: Vec<Route>, on_invalid: OnInvalid, at: Timestamp, body: &str) -> Judged {
-        let source = house::source("suki", on_invalid);
+        let source = source(on_invalid);
         let generated_at = at.as_millis().to_string();
         let signed = Signed {
-            signature: house::signature(&generated_at, body),
+            signature: verify::signature(&secret(), &generated_at, body.as_bytes()),
             generated_at,
             body: Bytes::copy_from_slice(body.as_bytes()),
         };
@@ -128,15 +189,10 @@ mod tests {
         judge(&routing, &source, &HeaderMap::new(), notification)
     }
 
-    fn becomes(judged: &Judged) -> (Verdict, Vec<&str>, Option<Reason>, Tally) {
+    fn becomes(judged: &Judged) -> (Verdict, Vec<&str>, Option<Reason>) {
         let submission = &judged.submission;
         let targets = submission.targets.iter().map(Name::as_str).collect();
-        (
-            submission.verdict,
-            targets,
-            submission.quarantine,
-            judged.tally,
-        )
+        (submission.verdict, targets, submission.quarantine)
     }
 
     #[test]
@@ -152,12 +208,7 @@ mod tests {
             ]
         };
         let good = judged(routes(), OnInvalid::Reject, NOW, SUCCESS);
-        let expected = (
-            Verdict::Accepted,
-            vec!["audit", "ehr"],
-            None,
-            Tally::Accepted,
-        );
+        let expected = (Verdict::Accepted, vec!["audit", "ehr"], None);
         assert_eq!(becomes(&good), expected);
         let failed = judged(routes(), OnInvalid::Reject, NOW, FAILURE);
         assert_eq!(becomes(&failed).1, ["audit"]);
@@ -166,12 +217,7 @@ mod tests {
     #[test]
     fn what_no_route_takes_is_quarantined() {
         let none = judged(Vec::new(), OnInvalid::Reject, NOW, SUCCESS);
-        let expected = (
-            Verdict::Accepted,
-            vec![],
-            Some(Reason::Unrouted),
-            Tally::Unrouted,
-        );
+        let expected = (Verdict::Accepted, vec![], Some(Reason::Unrouted));
         assert_eq!(becomes(&none), expected);
     }
 
@@ -180,18 +226,12 @@ mod tests {
         let broken = || route("broken", Some("body.status > 5"), &["ehr"]);
         let routes = vec![broken(), route("all", None, &["audit"])];
         let both = judged(routes, OnInvalid::Reject, NOW, SUCCESS);
-        let expected = (
-            Verdict::Accepted,
-            vec!["audit"],
-            Some(Reason::RouteError),
-            Tally::Accepted,
-        );
+        let expected = (Verdict::Accepted, vec!["audit"], Some(Reason::RouteError));
         assert_eq!(becomes(&both), expected);
         assert_eq!(both.route_errors, [name("broken")]);
 
         let alone = judged(vec![broken()], OnInvalid::Reject, NOW, SUCCESS);
         assert_eq!(becomes(&alone).2, Some(Reason::RouteError));
-        assert_eq!(becomes(&alone).3, Tally::Unrouted);
     }
 
     #[test]
@@ -202,7 +242,7 @@ mod tests {
             (OnInvalid::Accept, Verdict::Accepted),
         ] {
             let judged = judged(all(), on_invalid, NOW, "{}");
-            let expected = (verdict, vec![], Some(Reason::Invalid), Tally::Invalid);
+            let expected = (verdict, vec![], Some(Reason::Invalid));
             assert_eq!(becomes(&judged), expected);
         }
     }
@@ -213,7 +253,7 @@ mod tests {
         let ahead = NOW.plus(Duration::from_hours(2));
         for (at, reason) in [(old, Reason::Stale), (ahead, Reason::Future)] {
             let judged = judged(Vec::new(), OnInvalid::Reject, at, "{}");
-            let expected = (Verdict::Accepted, vec![], Some(reason), Tally::Stale);
+            let expected = (Verdict::Accepted, vec![], Some(reason));
             assert_eq!(becomes(&judged), expected);
         }
     }

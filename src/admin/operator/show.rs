@@ -1,0 +1,227 @@
+//! What the operator sees, as JSON. Times are RFC 3339.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::ConfigState;
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::notification::Record;
+use crate::routing::Routing;
+use crate::spool::{self, Counts, Found, Reason, UnverifiedEntry};
+
+#[derive(Serialize)]
+pub(super) struct Status<'a> {
+    version: &'static str,
+    config_sha256: &'a str,
+    config_refused: Option<&'a str>,
+    notifications: u64,
+    settled: u64,
+    quarantine: BTreeMap<&'static str, i64>,
+    targets: Vec<Target<'a>>,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    name: &'a str,
+    /// False: what it is owed is held.
+    in_config: bool,
+    pending: i64,
+    delivered: i64,
+    dead_letters: i64,
+}
+
+/// Targets of the config, and those that something is remembered of.
+pub(super) fn status<'a>(
+    counts: &'a Counts,
+    routing: &'a Routing,
+    config: &'a ConfigState,
+) -> Status<'a> {
+    let held = |reason: Reason| {
+        let held = counts.quarantine.get(&reason).copied().unwrap_or_default();
+        (reason.as_str(), held)
+    };
+    let target = |name: &'a Name| {
+        let counts = counts.targets.get(name).copied().unwrap_or_default();
+        Target {
+            name: name.as_str(),
+            in_config: routing.target(name).is_some(),
+            pending: counts.pending,
+            delivered: counts.delivered,
+            dead_letters: counts.dead,
+        }
+    };
+    let configured = routing.targets().map(|target| &target.name);
+    let names: BTreeSet<_> = configured.chain(counts.targets.keys()).collect();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        config_sha256: &config.sha256,
+        config_refused: config.refused.as_deref(),
+        notifications: counts.notifications,
+        settled: counts.settled,
+        quarantine: Reason::ALL.into_iter().map(held).collect(),
+        targets: names.into_iter().map(target).collect(),
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Page<'a> {
+    notifications: Vec<Entry<'a>>,
+    /// What to give as `cursor` for the next page; null if this is the last.
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Entry<'a> {
+    id: String,
+    source: &'a str,
+    /// Name of the secret that made the signature; null with `body_bytes` if only the mark for duplicates
+    /// is left.
+    secret: Option<&'a str>,
+    received_at: String,
+    /// What the sender was answered.
+    answered: i64,
+    quarantine: Option<&'static str>,
+    settled_at: Option<String>,
+    body_bytes: Option<u64>,
+    deliveries: Vec<Delivery<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Content<'a>>,
+}
+
+#[derive(Serialize)]
+struct Delivery<'a> {
+    target: &'a str,
+    state: &'static str,
+    attempts: u32,
+    first_attempt_at: Option<String>,
+    due_at: Option<String>,
+    last_outcome: Option<&'a str>,
+    /// The latest events, oldest first.
+    history: Vec<Event<'a>>,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    what: &'static str,
+    at: String,
+    /// The outcome of an attempt, or who did it.
+    word: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_ms: Option<u128>,
+}
+
+/// The exact bytes and headers of a notification.
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the header's own name")]
+struct Content<'a> {
+    generated_at: &'a str,
+    signature: &'a str,
+    content_type: Option<&'a str>,
+    /// If it is UTF-8, else null.
+    body: Option<&'a str>,
+    body_hex: Option<String>,
+}
+
+pub(super) fn page(page: &spool::Page) -> Page<'_> {
+    Page {
+        notifications: page.entries.iter().map(|it| entry(it, None)).collect(),
+        next: page.next.map(|cursor| cursor.to_string()),
+    }
+}
+
+/// Those of one id: one for each source that has it.
+pub(super) fn found(found: &[Found], with_content: bool) -> Page<'_> {
+    Page {
+        notifications: found
+            .iter()
+            .map(|it| entry(&it.entry, it.record.as_ref().filter(|_| with_content)))
+            .collect(),
+        next: None,
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Unverified<'a> {
+    unverified: Vec<Turned<'a>>,
+    next: Option<String>,
+}
+
+/// A request that was turned away.
+#[derive(Serialize)]
+struct Turned<'a> {
+    number: i64,
+    source: &'a str,
+    received_at: String,
+    body_bytes: u64,
+}
+
+/// A page of the ring; there may be more if it is as long as was asked for.
+pub(super) fn unverified(entries: &[UnverifiedEntry], limit: usize) -> Unverified<'_> {
+    let last = entries.last().filter(|_| entries.len() >= limit);
+    Unverified {
+        unverified: entries
+            .iter()
+            .map(|entry| Turned {
+                number: entry.number,
+                source: entry.source.as_str(),
+                received_at: entry.received_at.to_string(),
+                body_bytes: entry.body_bytes,
+            })
+            .collect(),
+        next: last.map(|entry| entry.number.to_string()),
+    }
+}
+
+fn entry<'a>(entry: &'a spool::Entry, record: Option<&'a Record>) -> Entry<'a> {
+    let content = entry.content.as_ref();
+    Entry {
+        id: entry.id.to_string(),
+        source: entry.source.as_str(),
+        secret: content.map(|content| content.secret.as_str()),
+        received_at: entry.received_at.to_string(),
+        answered: entry.verdict.code(),
+        quarantine: entry.quarantine.map(Reason::as_str),
+        settled_at: text(entry.settled_at),
+        body_bytes: content.map(|content| content.body_bytes),
+        deliveries: entry.deliveries.iter().map(delivery).collect(),
+        content: record.map(the_content),
+    }
+}
+
+fn delivery(delivery: &spool::Delivery) -> Delivery<'_> {
+    Delivery {
+        target: delivery.target.as_str(),
+        state: delivery.state.as_str(),
+        attempts: delivery.attempts,
+        first_attempt_at: text(delivery.first_attempt_at),
+        due_at: text(delivery.due_at),
+        last_outcome: delivery.last_attempt().map(|event| event.word.as_str()),
+        history: delivery.history.iter().map(event).collect(),
+    }
+}
+
+fn event(event: &spool::Event) -> Event<'_> {
+    Event {
+        what: event.kind.as_str(),
+        at: event.at.to_string(),
+        word: event.word.as_str(),
+        took_ms: event.kind.is_attempt().then_some(event.took.as_millis()),
+    }
+}
+
+fn the_content(record: &Record) -> Content<'_> {
+    let body = std::str::from_utf8(&record.body).ok();
+    Content {
+        generated_at: &record.generated_at,
+        signature: &record.signature,
+        content_type: record.content_type.as_deref(),
+        body,
+        body_hex: body.is_none().then(|| hex::encode(&record.body)),
+    }
+}
+
+fn text(at: Option<Timestamp>) -> Option<String> {
+    at.map(|at| at.to_string())
+}
