@@ -27,6 +27,17 @@ async fn post(relay: &Relay, n: usize) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
+/// Posts so many, which their target refuses for good.
+async fn dead_letters(relay: &Relay, count: usize) {
+    for n in 0..count {
+        post(relay, n).await;
+    }
+    eventually("all are dead letters", async || {
+        list(relay, "state=dead_letter").await.len() == count
+    })
+    .await;
+}
+
 async fn list(relay: &Relay, query: &str) -> Vec<Value> {
     let path = format!("/v1/notifications?{query}");
     let (status, page) = relay.operator("GET", &path, "").await;
@@ -86,13 +97,7 @@ async fn what_is_held_is_listed_page_by_page_and_shown_with_its_history() {
     let target = Target::start(|_| 422).await;
     let setup = Setup::new(&rest(&target.url(), "true"));
     let relay = setup.start();
-    for n in 0..5 {
-        post(&relay, n).await;
-    }
-    eventually("all are dead letters", async || {
-        list(&relay, "state=dead_letter").await.len() == 5
-    })
-    .await;
+    dead_letters(&relay, 5).await;
 
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
@@ -143,13 +148,7 @@ async fn dead_letters_are_replayed_when_the_target_is_well_again() {
     let target = Target::start(|n| if n < 3 { 422 } else { 200 }).await;
     let setup = Setup::new(&rest(&target.url(), "true"));
     let relay = setup.start();
-    for n in 0..3 {
-        post(&relay, n).await;
-    }
-    eventually("all are dead letters", async || {
-        list(&relay, "state=dead_letter").await.len() == 3
-    })
-    .await;
+    dead_letters(&relay, 3).await;
     let order = async |body: &str| {
         relay
             .operator("POST", "/v1/dead-letters/replay", body)
@@ -182,13 +181,7 @@ async fn what_is_discarded_is_as_many_as_was_said() {
     let target = Target::start(|_| 422).await;
     let setup = Setup::new(&rest(&target.url(), "true"));
     let relay = setup.start();
-    for n in 0..3 {
-        post(&relay, n).await;
-    }
-    eventually("all are dead letters", async || {
-        list(&relay, "state=dead_letter").await.len() == 3
-    })
-    .await;
+    dead_letters(&relay, 3).await;
     let discard = async |body: &str| {
         relay
             .operator("POST", "/v1/dead-letters/discard", body)
