@@ -39,6 +39,7 @@
 //!
 //! 1. A 200 is sent only after the notification and the whole set of its deliveries are on stable storage,
 //!    in one commit: held by `test:a_commit_that_is_late_is_500_and_goes_on`,
+//!    `test:power_cut_loses_nothing_that_was_acknowledged`,
 //!    `test:what_a_kill_leaves_holds_all_that_was_promised`,
 //!    `test:kill_loop_loses_nothing_that_was_acknowledged`.
 //! 2. [`ingress`] and [`dispatch`] do not know each other; the spool is the only door between them: held by

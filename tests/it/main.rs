@@ -18,6 +18,7 @@ mod house;
 mod mutated;
 mod observe;
 mod operator;
+mod powercut;
 mod privacy;
 mod probes;
 mod readme;

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::harness::{Relay, Setup, Target, eventually};
+use crate::harness::{Relay, Setup, Target, eventually, knob};
 
 const SENDERS: usize = 8;
 
 /// `KILL_CYCLES` cycles (25 unless it is set) of load, `SIGKILL` at a random moment, restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_loop_loses_nothing_that_was_acknowledged() {
-    let cycles: u64 = option_env("KILL_CYCLES").unwrap_or(25);
-    let seed = option_env("KILL_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let cycles: u64 = knob("KILL_CYCLES").unwrap_or(25);
+    let seed = knob("KILL_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("kill loop: seed {seed}");
     let mut chance = fastrand::Rng::with_seed(seed);
     // The second target fails every third request, so that retries are killed too.
@@ -177,11 +177,4 @@ fn assert_ids_are_stable(target: &Target) {
         .collect();
     let ids: HashSet<&String> = pairs.iter().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), pairs.len());
-}
-
-fn option_env(name: &str) -> Option<u64> {
-    #[expect(clippy::disallowed_methods, reason = "a test's own knob")]
-    std::env::var(name)
-        .ok()
-        .map(|value| value.parse().expect("a number"))
 }

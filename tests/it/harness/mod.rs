@@ -44,3 +44,10 @@ impl Drop for Killed {
         let _ = self.0.wait();
     }
 }
+
+/// A number from the environment: how long a campaign lasts, and where it begins.
+pub fn knob(name: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a test's own knob")]
+    let value = std::env::var(name).ok();
+    value.map(|value| value.parse().expect("a number"))
+}
