@@ -297,3 +297,38 @@ fn count(connection: &Connection, sql: &str) -> Sql<u64> {
         .query_row(sql, [], |row| row.get::<_, i64>(0))
         .map(|count| u64::try_from(count).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::super::folder::keep_plans;
+    use super::*;
+
+    /// Run so often, each time with other values.
+    fn plans_made(connection: &Connection, sql: &str) -> i32 {
+        let mut statement = connection.prepare(sql).expect("SQL");
+        for n in 0..10 {
+            let mut rows = statement.query([n, 100 - n, 10 + n]).expect("runs");
+            while rows.next().expect("a row").is_some() {}
+        }
+        statement.get_status(StatementStatus::RePrepare)
+    }
+
+    #[test]
+    fn what_is_due_is_not_planned_anew_for_each_value() {
+        let sql = "SELECT seq FROM delivery INDEXED BY due
+                   WHERE state = 0 AND target = ?1 AND (attempts > 0) = 0 AND due_at <= ?2
+                   LIMIT ?3";
+        let connection = Connection::open_in_memory().expect("opens");
+        connection
+            .execute_batch(super::super::folder::SCHEMA)
+            .expect("the schema");
+        assert!(
+            plans_made(&connection, sql) > 0,
+            "SQLite has changed: is this still of use?"
+        );
+        keep_plans(&connection).expect("set");
+        assert_eq!(plans_made(&connection, sql), 0);
+    }
+}
