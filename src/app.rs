@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::admin::operator::{self, Guard, Operator, ReloadOrder, Reloaded, SetLogLevel};
+use crate::admin::operator::{self, Desk, Guard, Operator, ReloadOrder, Reloaded, SetLogLevel};
 use crate::admin::{self, Admin, Probes};
 use crate::config::{self, Config, Drain};
 use crate::dispatch::{self, Dispatcher, WorkerPanicked};
@@ -119,8 +119,10 @@ impl Relay {
         let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
         let operator = |guard| Operator {
             guard,
-            spool: spool.clone(),
-            routing: routing.clone(),
+            desk: Desk {
+                spool: spool.clone(),
+                routing: routing.clone(),
+            },
             config: state.clone(),
             reload,
             set_log_level: logging.set_level,

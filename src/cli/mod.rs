@@ -10,6 +10,7 @@ mod log;
 mod run;
 mod send;
 mod sink;
+mod spool;
 mod trust;
 
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ enum Command {
     Send(send::Arguments),
     /// Be a target that prints a line for what it receives
     Sink(sink::Arguments),
+    /// Look at what the spool holds; replay, release, discard, export
+    Spool(spool::Arguments),
     /// Show the whole relay at work in this process, with nothing else needed
     Demo,
     /// Print the JSON Schema of the config file, for editors
@@ -73,6 +76,7 @@ pub fn run(arguments: Arguments, environment: Environment<'static>) -> Result<()
         Command::Explain(arguments) => explain::run(&arguments, environment),
         Command::Send(arguments) => Ok(send::run(&arguments)?),
         Command::Sink(arguments) => Ok(sink::run(&arguments)?),
+        Command::Spool(arguments) => spool::run(&arguments, environment),
         Command::Demo => Ok(demo::run(log)?),
         Command::Schema => print(crate::config::json_schema()),
         Command::Completions { shell } => {

@@ -24,4 +24,5 @@ mod probes;
 mod readme;
 mod reload;
 mod restart;
+mod spool_commands;
 mod whole;

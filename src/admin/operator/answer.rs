@@ -36,12 +36,15 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    pub fn answer(&self) -> Answer {
-        let told = Told {
+    pub fn json(&self) -> Bytes {
+        json(&Told {
             code: self.status.as_u16(),
             message: &self.message,
-        };
-        json(self.status, &told)
+        })
+    }
+
+    pub fn answer(&self) -> Answer {
+        response(self.status, self.json())
     }
 }
 
@@ -66,15 +69,19 @@ impl From<CustodyError> for Refusal {
     }
 }
 
-pub(super) fn ok(value: &impl Serialize) -> Answer {
-    json(StatusCode::OK, value)
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn json(value: &impl Serialize) -> Bytes {
     // Only maps whose keys are no texts cannot be written; there are none.
     let mut text = serde_json::to_vec(value).unwrap_or_default();
     text.push(b'\n');
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    text.into()
+}
+
+pub(super) fn ok(json: Bytes) -> Answer {
+    response(StatusCode::OK, json)
+}
+
+fn response(status: StatusCode, json: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(json));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

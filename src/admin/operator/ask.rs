@@ -22,6 +22,8 @@ const LIMIT: usize = 100;
 pub(super) struct Query {
     /// `state=unverified`: what is in the ring, which no other filter narrows.
     pub unverified: bool,
+    /// With exact bytes and headers.
+    pub content: bool,
     pub filter: Filter,
     pub limit: usize,
     pub cursor: Cursor,
@@ -45,6 +47,7 @@ impl Query {
     pub fn parse(query: &str) -> Result<Self, Refusal> {
         let mut parsed = Self {
             unverified: false,
+            content: false,
             filter: Filter::default(),
             limit: LIMIT,
             cursor: Cursor::default(),
@@ -59,12 +62,13 @@ impl Query {
                 "target" => filter.target = Some(name("target", value)?),
                 "since" => filter.since = Some(since(value, Timestamp::now())?),
                 "ids" => filter.ids = Some(ids(value.split(','))?),
+                "body" if matches!(value, "0" | "1") => parsed.content = value == "1",
                 "limit" => parsed.limit = limit(value)?,
                 "cursor" => parsed.cursor = cursor(value)?,
                 _ => {
                     return Err(Refusal::bad(format!(
                         "there is no filter `{key}`; there are state, reason, source, target, since, ids, \
-                         limit, cursor"
+                         limit, cursor, body"
                     )));
                 }
             }

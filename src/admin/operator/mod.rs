@@ -12,6 +12,7 @@
 
 mod answer;
 mod ask;
+mod desk;
 mod guard;
 mod orders;
 mod show;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::ALLOW;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -30,12 +32,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::answer::{Refusal, ok};
-use self::ask::{LogLevel, Query};
+use self::answer::{Refusal, json, ok};
+use self::ask::LogLevel;
 use super::listen::{self, Answer, Limits};
-use crate::notification::Id;
-use crate::routing::Routing;
-use crate::spool::{Spool, State};
+pub use desk::Desk;
 pub use guard::Guard;
 
 /// Connections served at a time.
@@ -50,8 +50,7 @@ pub const BODY_WAIT: Duration = Duration::from_secs(10);
 /// What the operator address shows and does.
 pub struct Operator {
     pub guard: Guard,
-    pub spool: Spool,
-    pub routing: Arc<ArcSwap<Routing>>,
+    pub desk: Desk,
     pub config: Arc<ArcSwap<ConfigState>>,
     pub reload: mpsc::Sender<ReloadOrder>,
     pub set_log_level: SetLogLevel,
@@ -107,72 +106,26 @@ impl Operator {
         }
         let (head, body) = request.into_parts();
         let path: Vec<_> = head.uri.path().split('/').skip(1).collect();
-        let query = head.uri.query().unwrap_or_default();
-        let answer = match (&head.method, &path[..]) {
-            (&Method::GET, ["v1", "status"]) => self.status().await,
-            (&Method::GET, ["v1", "config"]) => Ok(ok(&**self.config.load())),
+        let answer = match collect(body).await {
+            Ok(body) => self.ask(&head, &path, &body).await,
+            Err(refusal) => Err(refusal),
+        };
+        answer.map_or_else(|refusal| refused(&refusal, &path), ok)
+    }
+
+    async fn ask(&self, head: &Parts, path: &[&str], body: &[u8]) -> Result<Bytes, Refusal> {
+        match (&head.method, path) {
+            (&Method::GET, ["v1", "config"]) => Ok(json(&**self.config.load())),
             (&Method::POST, ["v1", "reload"]) => self.reload().await,
-            (&Method::PUT, ["v1", "log-level"]) => self.log_level(body).await,
-            (&Method::GET, ["v1", "notifications"]) => self.list(query).await,
-            (&Method::GET, ["v1", "notifications", id]) => self.show(id, query).await,
-            (&Method::POST, path) => self.order(path, body).await,
-            (_, path) => Err(unknown(path)),
-        };
-        answer.unwrap_or_else(|refusal| refused(&refusal, &path))
-    }
-
-    async fn status(&self) -> Result<Answer, Refusal> {
-        let counts = self.spool.counts().await?;
-        let routing = self.routing.load();
-        let config = self.config.load();
-        Ok(ok(&show::status(&counts, &routing, &config)))
-    }
-
-    async fn list(&self, query: &str) -> Result<Answer, Refusal> {
-        let Query {
-            unverified,
-            filter,
-            limit,
-            cursor,
-        } = Query::parse(query)?;
-        if unverified {
-            let entries = self.spool.unverified().list(cursor.0, limit).await?;
-            return Ok(ok(&show::unverified(&entries, limit)));
-        }
-        let page = self.spool.list(&filter, cursor, limit).await?;
-        Ok(ok(&show::page(&page)))
-    }
-
-    async fn show(&self, id: &str, query: &str) -> Result<Answer, Refusal> {
-        let id = Id::parse(id).ok_or_else(|| Refusal::bad("an id is 32 hex digits"))?;
-        let with_content = ask::wants_content(query)?;
-        let found = self.spool.find(id).await?;
-        if found.is_empty() {
-            return Err(Refusal::not_found(
-                "no notification has this id; it may have left, `keep_delivered` after it was settled",
-            ));
-        }
-        Ok(ok(&show::found(&found, with_content)))
-    }
-
-    async fn order(&self, path: &[&str], body: Incoming) -> Result<Answer, Refusal> {
-        let body = collect(body).await?;
-        let outcome = match path {
-            ["v1", "notifications", id, "replay"] => self.replay_one(id, ask::json(&body)?).await,
-            ["v1", "dead-letters", "replay"] => self.replay_dead(ask::json(&body)?).await,
-            ["v1", "dead-letters", "discard"] => {
-                self.discard(State::DeadLetter, ask::json(&body)?).await
+            (&Method::PUT, ["v1", "log-level"]) => self.log_level(body),
+            (method, path) => {
+                let query = head.uri.query().unwrap_or_default();
+                self.desk.ask(method, path, query, body).await
             }
-            ["v1", "quarantine", "discard"] => {
-                self.discard(State::Quarantined, ask::json(&body)?).await
-            }
-            ["v1", "quarantine", "release"] => self.release(ask::json(&body)?).await,
-            path => Err(unknown(path)),
-        };
-        Ok(ok(&outcome?))
+        }
     }
 
-    async fn reload(&self) -> Result<Answer, Refusal> {
+    async fn reload(&self) -> Result<Bytes, Refusal> {
         let (order, done) = oneshot::channel();
         let ordered = self.reload.send(order).await;
         let reloaded = match ordered {
@@ -180,14 +133,14 @@ impl Operator {
             Err(_) => None,
         };
         let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the relay is stopping");
-        Ok(ok(&reloaded.ok_or_else(stopping)?))
+        Ok(json(&reloaded.ok_or_else(stopping)?))
     }
 
-    async fn log_level(&self, body: Incoming) -> Result<Answer, Refusal> {
-        let LogLevel { level } = ask::json(&collect(body).await?)?;
+    fn log_level(&self, body: &[u8]) -> Result<Bytes, Refusal> {
+        let LogLevel { level } = ask::json(body)?;
         (self.set_log_level)(&level).map_err(Refusal::bad)?;
         tracing::info!(level, "an operator set what is logged");
-        Ok(ok(&LogLevel { level }))
+        Ok(json(&LogLevel { level }))
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Operator;
 use super::answer::Refusal;
 use super::ask;
+use super::desk::Desk;
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Id, Notification};
@@ -93,7 +93,7 @@ enum Action {
     Force,
 }
 
-impl Operator {
+impl Desk {
     pub(super) async fn replay_one(&self, id: &str, order: ReplayOne) -> Result<Outcome, Refusal> {
         let to = match &order.targets {
             None => ReplayTo::All,

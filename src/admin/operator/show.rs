@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::ConfigState;
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::Record;
@@ -14,8 +13,6 @@ use crate::spool::{self, Counts, Found, Reason, UnverifiedEntry};
 #[derive(Serialize)]
 pub(super) struct Status<'a> {
     version: &'static str,
-    config_sha256: &'a str,
-    config_refused: Option<&'a str>,
     notifications: u64,
     settled: u64,
     quarantine: BTreeMap<&'static str, i64>,
@@ -33,11 +30,7 @@ struct Target<'a> {
 }
 
 /// Targets of the config, and those that something is remembered of.
-pub(super) fn status<'a>(
-    counts: &'a Counts,
-    routing: &'a Routing,
-    config: &'a ConfigState,
-) -> Status<'a> {
+pub(super) fn status<'a>(counts: &'a Counts, routing: &'a Routing) -> Status<'a> {
     let held = |reason: Reason| {
         let held = counts.quarantine.get(&reason).copied().unwrap_or_default();
         (reason.as_str(), held)
@@ -56,8 +49,6 @@ pub(super) fn status<'a>(
     let names: BTreeSet<_> = configured.chain(counts.targets.keys()).collect();
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        config_sha256: &config.sha256,
-        config_refused: config.refused.as_deref(),
         notifications: counts.notifications,
         settled: counts.settled,
         quarantine: Reason::ALL.into_iter().map(held).collect(),
@@ -124,9 +115,12 @@ struct Content<'a> {
     body_hex: Option<String>,
 }
 
-pub(super) fn page(page: &spool::Page) -> Page<'_> {
+/// `records` are what its entries hold, in the same order, as far as it is asked for.
+pub(super) fn page<'a>(page: &'a spool::Page, records: &'a [Option<Record>]) -> Page<'a> {
+    let record = |at: usize| records.get(at).and_then(Option::as_ref);
+    let entries = page.entries.iter().enumerate();
     Page {
-        notifications: page.entries.iter().map(|it| entry(it, None)).collect(),
+        notifications: entries.map(|(at, it)| entry(it, record(at))).collect(),
         next: page.next.map(|cursor| cursor.to_string()),
     }
 }
