@@ -96,7 +96,7 @@ struct Figures {
 
 fn measure(what: &str, folder: &Path, name: &str) -> Figures {
     let began = Instant::now();
-    let server = Server::relay(folder, name, None);
+    let server = Server::relay(folder, name, None, false);
     let start = began.elapsed();
     let load = Load::new(server.address, &server.certificate, SECRET);
     let first = load.once();
@@ -123,6 +123,7 @@ fn fill(path: &Path, deliveries: i64) {
     let options = Options {
         path: path.to_owned(),
         capacity_bytes: 64 << 30,
+        keys: None,
         keep_delivered: Duration::from_hours(72),
         unverified_capacity_bytes: 0,
     };

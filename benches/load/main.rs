@@ -1,13 +1,13 @@
 //! What the relay costs, as ratios against a bare server in the same run.
 //!
-//! `cargo bench --bench load [-- --seconds N]` starts, one after the other on this machine,
+//! `cargo bench --bench load [-- --seconds N] [--encrypted]` starts, one after the other on this machine,
 //! * a bare hyper + tokio-rustls server that reads the body and answers 200,
 //! * the relay with its target out of reach, so that it only acknowledges,
 //! * the relay with one HTTP target on loopback,
 //!
 //! and puts the same load on each: TLS 1.3, HTTP/1.1 keep-alive, a signed body of 450 bytes. CPU is that of
 //! the server's process, from `/proc`. The client runs on the same cores, so throughput is a ratio and no
-//! record.
+//! record. With `--encrypted`, the relay's spool is encrypted at rest.
 
 #![allow(clippy::expect_used)] // a failed measurement has nobody to recover for
 
@@ -30,10 +30,12 @@ const SECRET: &str = "whsec-bench-partner-secret-0001";
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut seconds = 5;
+    let mut encrypted = false;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bare" => return bare::serve(Path::new(&arguments.next().expect("a folder"))),
             "--target" => return bare::target(),
+            "--encrypted" => encrypted = true,
             "--seconds" => {
                 seconds = arguments
                     .next()
@@ -54,13 +56,13 @@ fn main() {
     let alone = measure(
         "relay, acknowledging alone",
         run,
-        &Server::relay(folder.path(), "alone", None),
+        &Server::relay(folder.path(), "alone", None, encrypted),
     );
     let target = Server::target();
     let whole = measure(
         "relay, delivering to one target",
         run,
-        &Server::relay(folder.path(), "whole", Some(target.address)),
+        &Server::relay(folder.path(), "whole", Some(target.address), encrypted),
     );
 
     println!("\n                                            measured   at most   goal");
@@ -140,4 +142,6 @@ fn certificate(folder: &Path) {
     fs::write(folder.join("tls.crt"), pair.cert.pem()).expect("writable");
     fs::write(folder.join("tls.key"), pair.signing_key.serialize_pem()).expect("writable");
     fs::write(folder.join("secret"), SECRET).expect("writable");
+    let key = "bench QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+    fs::write(folder.join("keys"), key).expect("writable");
 }

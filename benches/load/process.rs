@@ -30,12 +30,13 @@ impl Server {
     }
 
     /// Without a target, deliveries are owed to an address where nobody listens.
-    pub fn relay(folder: &Path, name: &str, target: Option<SocketAddr>) -> Self {
+    pub fn relay(folder: &Path, name: &str, target: Option<SocketAddr>, encrypted: bool) -> Self {
+        let keys = if encrypted { ", key_file: keys" } else { "" };
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
         let config = format!(
             "listen: {{ address: 127.0.0.1:0, tls: {{ certificate: tls.crt, private_key: tls.key }} }}\n\
              admin: {{ address: 127.0.0.1:0, operator: null }}\n\
-             spool: {{ disk: {{ path: spool-{name} }} }}\n\
+             spool: {{ disk: {{ path: spool-{name}{keys} }} }}\n\
              sources: [{{ name: suki, path: /webhooks/notification, secrets: [{{ name: current, file: secret }}] }}]\n\
              targets: [{{ name: t, http: {{ url: 'http://{}/' }} }}]\n\
              routes: [{{ name: all, to: [t] }}]\n",

@@ -43,7 +43,7 @@ struct Place {
     /// Folder of a stopped relay's spool, in place of a running one
     #[arg(long, global = true, value_name = "FOLDER")]
     path: Option<PathBuf>,
-    /// With --path: the config that says where releases and replays go
+    /// With --path: the config that says where releases and replays go, and names the spool's keys
     #[arg(long, global = true, value_name = "FILE", requires = "path")]
     config: Option<PathBuf>,
 }

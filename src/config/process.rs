@@ -4,13 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::block::Block;
 use super::listen::address;
 use super::reader::{At, Read};
-use super::references::secret;
+use super::references::{file, secret};
 use super::units::ShownSize;
 use crate::secret::Secret;
-use crate::spool;
+use crate::spool::{self, Keys};
 
 /// The listener for metrics and probes, and the operator's.
 #[derive(Clone, Debug)]
@@ -82,19 +84,27 @@ pub(super) fn spool(root: &Block<'_>) -> Read<spool::Options> {
     let keep_delivered = block.or("keep_delivered", Duration::from_hours(72), |at| {
         at.duration(Duration::from_secs(1)..=Duration::from_hours(8760))
     });
-    let disk = block.block("disk", &["path", "capacity"])?;
+    let disk = block.block("disk", &["path", "capacity", "key_file"])?;
     let files = root.around.files;
     let path = disk.or("path", PathBuf::from(SPOOL_PATH), |at| {
         Ok(files.resolve(&at.text()?.value))
     });
     let capacity_bytes = disk.or("capacity", 4 * GIB, |at| at.size(MIB..=16 * 1024 * GIB));
+    let keys = disk.maybe("key_file", keys);
     let unverified = block.or("unverified_capacity", 64 * MIB, unverified_capacity);
     Ok(spool::Options {
         path: path?,
         capacity_bytes: capacity_bytes?,
+        keys: keys?,
         keep_delivered: keep_delivered?,
         unverified_capacity_bytes: unverified?,
     })
+}
+
+fn keys(at: &At<'_>) -> Read<Keys> {
+    let (path, bytes) = file(at)?;
+    let keys = Keys::parse(&Zeroizing::new(bytes));
+    keys.or_else(|error| at.problem(format!("{}: {error}", path.display())))
 }
 
 /// Nothing at all, or enough to be of use.

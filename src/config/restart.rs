@@ -23,11 +23,14 @@ impl Fixed {
         let spool::Options {
             path,
             capacity_bytes,
+            keys,
             keep_delivered,
             unverified_capacity_bytes,
         } = spool;
         fixed.add("spool.disk.path", path);
         fixed.add("spool.disk.capacity", capacity_bytes);
+        let keys = keys.as_ref().map(spool::Keys::fingerprint);
+        fixed.add("spool.disk.key_file", &keys);
         fixed.add("spool.keep_delivered", keep_delivered);
         fixed.add("spool.unverified_capacity", unverified_capacity_bytes);
         let Drain { delay, deadline } = drain;

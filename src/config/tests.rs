@@ -57,6 +57,10 @@ impl Disk {
             ("damaged.crt", damaged.into_bytes()),
             ("secret", b"0123456789abcdef\n".to_vec()),
             ("empty", Vec::new()),
+            (
+                "keys",
+                b"a QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n".to_vec(),
+            ),
             ("inbox.binpb", descriptor_set(INBOX)),
             ("shape.json", b"{\"required\": [\"status\"]}".to_vec()),
         ]))
@@ -217,6 +221,7 @@ fn files_are_found_from_the_folder_of_the_config_and_listed_there_or_not() {
         "not-there",
         "shape.json",
         "inbox.binpb",
+        "keys",
     ];
     let expected: BTreeSet<PathBuf> = names
         .iter()

@@ -150,6 +150,7 @@ fn spool() -> (Spool, TempDir) {
     let options = spool::Options {
         path: folder.path().to_owned(),
         capacity_bytes: 64 * 1024 * 1024,
+        keys: None,
         keep_delivered: Duration::from_hours(72),
         unverified_capacity_bytes: 1024 * 1024,
     };

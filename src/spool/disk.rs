@@ -18,7 +18,8 @@
 //!    database. A crash at any point leaves the log, and opening copies it again.
 //!
 //! Opening: the header is checked (foreign and newer are refused untouched), the folder locked, a
-//! missing database made under another name and renamed when it is synced; then the log is copied
+//! missing database made under another name and renamed when it is synced; the keys are held against
+//! what is sealed (`seal.rs`), and nothing is changed if they do not fit; then the log is copied
 //! and both files and the folder are synced, *before* anything is answered or delivered.
 //!
 //! A failed sync, or any other I/O error of a commit or a checkpoint, a corrupt file, or a panic of one
@@ -48,6 +49,7 @@ mod queue;
 mod read;
 mod record;
 mod rows;
+mod seal;
 mod select;
 mod show;
 mod signals;
@@ -77,14 +79,15 @@ use self::fault::{Fault, classify};
 use self::folder::{Folder, Role};
 use self::queue::Queue;
 use self::read::{READERS, Readers};
+use self::seal::Seal;
 use self::signals::{Alarm, Bell, Pulse, Reopened};
 use self::wakes::Wakes;
 use self::witness::Witness;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
-    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, OpenError, Options,
-    Page, ReadError, Settlement, Submission,
+    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Keys, OpenError,
+    Options, Page, ReadError, Settlement, Submission,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -137,7 +140,7 @@ impl Disk {
         let volume = folder.volume()?;
         let limits = Limits::of(options, volume.bytes);
         limits.hold_against(volume, options);
-        Self::open_in(folder, limits, metrics, on_fatal)
+        Self::open_in(folder, limits, options.keys.as_ref(), metrics, on_fatal)
     }
 
     pub fn open_existing(
@@ -147,12 +150,13 @@ impl Disk {
     ) -> Result<Self, OpenError> {
         let folder = Folder::open_existing(&options.path)?;
         let limits = Limits::of(options, folder.volume()?.bytes);
-        Self::open_in(folder, limits, metrics, on_fatal)
+        Self::open_in(folder, limits, options.keys.as_ref(), metrics, on_fatal)
     }
 
     fn open_in(
         folder: Folder,
         limits: Limits,
+        keys: Option<&Keys>,
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
@@ -160,7 +164,10 @@ impl Disk {
         metrics.capacity_bytes.set(capacity);
         let ballast = folder.ballast(limits)?;
         let connection = folder.connect(Role::Writer, limits)?;
+        let unsealed = folder.unseal(&connection, keys)?;
         folder.recover(&connection)?;
+        let seal = unsealed.seal(&connection);
+        let seal = seal.map_err(|error| folder.error("encrypt the database", &error))?;
         ballast.restore();
         let readers = (0..READERS)
             .map(|_| folder.connect(Role::Reader, limits))
@@ -168,11 +175,11 @@ impl Disk {
         let checkpointer = folder.connect(Role::Checkpointer, limits)?;
         let mut disk = Self {
             shared: Arc::new(Shared::new(metrics, ballast, folder.witness(), on_fatal)),
-            readers: Arc::new(Readers::new(readers)),
+            readers: Arc::new(Readers::new(readers, &seal)),
             threads: Vec::new(),
             folder,
         };
-        disk.start_writer(connection, limits)?;
+        disk.start_writer(connection, limits, seal)?;
         disk.start("spool-checkpoint", move |shared| {
             Checkpointer::new(checkpointer, shared).run()
         })?;
@@ -286,10 +293,15 @@ impl Disk {
     }
 
     /// The writer reads its books before this returns: what the gauges show is right from the start.
-    fn start_writer(&mut self, connection: Connection, limits: Limits) -> Result<(), OpenError> {
+    fn start_writer(
+        &mut self,
+        connection: Connection,
+        limits: Limits,
+        seal: Seal,
+    ) -> Result<(), OpenError> {
         let (opened, opening) = std::sync::mpsc::sync_channel(1);
         self.start("spool-writer", move |shared| {
-            match Writer::new(&connection, shared, limits) {
+            match Writer::new(&connection, shared, limits, seal) {
                 Ok(mut writer) => {
                     let _ = opened.send(Ok(()));
                     writer.run()

@@ -23,12 +23,31 @@ pub enum OpenError {
     },
     #[error("spool {path}: not a spool of suki-relay; nothing was changed")]
     Foreign { path: PathBuf },
+    #[error("spool {path}: {fault}; nothing was changed")]
+    Keys { path: PathBuf, fault: KeyFault },
     #[error("spool {path}: {action}: {cause}")]
     Io {
         path: PathBuf,
         action: &'static str,
         cause: String,
     },
+}
+
+/// Why keys do not open what is sealed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    #[error(
+        "it is encrypted; the config must name the file of its keys, `spool.disk.key_file`, and a command on the \
+         folder must name the config, `--config`"
+    )]
+    None,
+    #[error("key `{0}` in `spool.disk.key_file` is not the one of that name that encrypted it")]
+    Wrong(String),
+    #[error(
+        "`spool.disk.key_file` has no key `{0}`, and that has encrypted what is still there; add its line \
+         below the first"
+    )]
+    Missing(String),
 }
 
 /// The spool cannot go on: the process must end with exit code 74, and start again from the disk.

@@ -10,6 +10,7 @@
 //!   never a loss. A settlement is kept in memory and tried again until it is on disk.
 //! * A record that cannot be read, or is not to the bit what was received, is never delivered, and delays
 //!   no other.
+//! * Opened with [`Keys`], it keeps bodies and header fields encrypted, and opens with no others.
 //! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
 //!   process with exit code 74: after one, nothing read back from that file can be trusted.
 
@@ -17,8 +18,10 @@ mod audit;
 mod custody;
 mod disk;
 mod error;
+mod keys;
 mod metrics;
 mod ring;
+mod sealed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -36,7 +39,8 @@ pub use custody::{
     Content, Cursor, CustodyError, Delivery, DeliveryState, Discard, Done, Entry, Event, EventKind,
     Filter, Found, IDS_MAX, PAGE_MAX, Page, Release, Replay, ReplayTo, State,
 };
-pub use error::{Fatal, OpenError, ReadError};
+pub use error::{Fatal, KeyFault, OpenError, ReadError};
+pub use keys::{Keys, KeysError};
 pub use metrics::Metrics;
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 
@@ -56,6 +60,8 @@ pub struct Options {
     pub path: PathBuf,
     /// Bytes for what is owed or held, write-ahead log included.
     pub capacity_bytes: u64,
+    /// What bodies and header fields are encrypted with; `None`: nothing is.
+    pub keys: Option<Keys>,
     /// How long settled notifications and the marks for duplicates stay.
     pub keep_delivered: Duration,
     /// Bytes for requests whose signature matched no secret; 0: none is kept.
@@ -215,12 +221,14 @@ impl Spool {
     /// and nothing leaves by age: how long it may stay is the relay's to say. Blocks on the disk.
     pub fn open_existing(
         path: &Path,
+        keys: Option<Keys>,
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let options = Options {
             path: path.to_owned(),
             capacity_bytes: u64::MAX,
+            keys,
             keep_delivered: Duration::MAX,
             unverified_capacity_bytes: u64::MAX,
         };

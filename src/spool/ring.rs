@@ -8,6 +8,7 @@
 //!   counted, by cause.
 //! * Bounded: by its own quota on disk, the oldest out first; by [`rates`](rate), of each peer and in
 //!   all, so that a flood is sampled; by a queue.
+//! * Encrypted, if the spool is. What none of its keys opens any more is dropped.
 //! * Nothing in it is delivered. It holds [`Signed`], which only `verify` makes a notification of.
 //! * A damaged file is set aside, and made anew. A crash loses what was in the queue; a power cut, what
 //!   was not yet copied out of the log: nothing here is worth a sync of its own.
@@ -32,7 +33,7 @@ use self::file::RingFile;
 use self::rate::Rates;
 use super::disk::cause;
 use super::metrics::{Dropped, Metrics};
-use super::{Options, ReadError, Spool};
+use super::{Keys, Options, ReadError, Spool};
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::verify::Signed;
@@ -97,6 +98,7 @@ impl Ring {
         let keeper = Keeper {
             folder: options.path.clone(),
             capacity_bytes: options.unverified_capacity_bytes,
+            keys: options.keys.clone(),
             file: None,
             fails: false,
             metrics: metrics.clone(),
@@ -184,6 +186,7 @@ impl Ring {
 struct Keeper {
     folder: std::path::PathBuf,
     capacity_bytes: u64,
+    keys: Option<Keys>,
     /// `None` until it opens; a file that does not open is tried again with each request.
     file: Option<RingFile>,
     /// Told once, until it works again.
@@ -244,7 +247,7 @@ impl Keeper {
     fn opened(&mut self) -> Sql<&mut RingFile> {
         let file = match self.file.take() {
             Some(file) => file,
-            None => RingFile::open(&self.folder, self.capacity_bytes)?,
+            None => RingFile::open(&self.folder, self.capacity_bytes, self.keys.clone())?,
         };
         Ok(self.file.insert(file))
     }

@@ -12,7 +12,7 @@ CREATE TABLE name (
 CREATE TABLE notification (
     seq         INTEGER PRIMARY KEY, -- from `position`: in order of acceptance, never used twice
     source      INTEGER NOT NULL,
-    digest      BLOB    NOT NULL,    -- SHA-256 of what was signed; its first 16 bytes are the id
+    digest      BLOB    NOT NULL,    -- SHA-256 of what was signed; its first 16 bytes are the id; sealed, if there are keys
     signed_at   INTEGER NOT NULL,    -- the sender's timestamp as a number; 0 if it is none
     verdict     INTEGER NOT NULL,    -- the status that the sender was answered with
     quarantine  TEXT,                -- the reason, while an operator has not let go of it
@@ -32,10 +32,18 @@ CREATE INDEX quarantined ON notification (seq, quarantine) WHERE quarantine IS N
 CREATE TABLE content (
     seq          INTEGER PRIMARY KEY,
     secret       INTEGER NOT NULL,
-    generated_at TEXT    NOT NULL,
+    sealed_by    TEXT,             -- name of the key; NULL: nothing is sealed
+    seal         BLOB,             -- nonce, sealed header fields, tag: see sealed.rs
+    generated_at TEXT    NOT NULL, -- empty if sealed, like the two below
     signature    TEXT    NOT NULL,
     content_type TEXT,
     body         BLOB    NOT NULL
+) STRICT;
+
+-- The keys that contents and marks are sealed with; none: nothing is. See disk/seal.rs.
+CREATE TABLE key (
+    name  TEXT NOT NULL UNIQUE,
+    marks BLOB NOT NULL -- the key of the marks, sealed by this one; opens with no other
 ) STRICT;
 
 -- One notification owed to one target.

@@ -11,6 +11,7 @@ mod harness;
 
 mod commands;
 mod disk;
+mod encryption;
 mod explain;
 mod grpc;
 mod hostile;

@@ -18,7 +18,6 @@ use super::Place;
 use crate::admin::operator;
 use crate::cli::{Environment, Failure};
 use crate::config::Config;
-use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::spool::{self, Spool};
 
@@ -42,19 +41,19 @@ impl Desk {
             let operator = place.operator.clone();
             return Ok(Self::Running { operator, bearer });
         };
-        let routing = match &place.config {
-            None => Routing::default(),
+        let (routing, keys) = match &place.config {
+            None => Default::default(),
             Some(file) => {
                 let read = Config::read(file, environment);
                 let config =
                     read.map_err(|problems| Failure::config(anyhow::anyhow!("{problems}")))?;
-                config.routing
+                (config.routing, config.spool.keys)
             }
         };
         let registry = prometheus::Registry::new();
         let metrics = spool::Metrics::new(&registry).map_err(anyhow::Error::new)?;
         let on_fatal = |fatal: spool::Fatal| eprintln!("{fatal}");
-        let spool = Spool::open_existing(path, metrics, on_fatal);
+        let spool = Spool::open_existing(path, keys, metrics, on_fatal);
         let spool = spool.map_err(|error| Failure::spool(error.into()))?;
         Ok(Self::Stopped(operator::Desk {
             spool,

@@ -103,6 +103,7 @@ fn spool(capacity_bytes: u64) -> (Spool, TempDir) {
     let options = spool::Options {
         path: folder.path().to_owned(),
         capacity_bytes,
+        keys: None,
         keep_delivered: Duration::from_hours(72),
         unverified_capacity_bytes: 1024 * 1024,
     };

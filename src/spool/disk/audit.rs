@@ -8,6 +8,7 @@ use super::delivery;
 use super::ledger::{self, Standings};
 use super::read::Reader;
 use super::record::{self, named};
+use super::seal::Seal;
 use crate::name::Name;
 use crate::spool::{Audit, DeliveryState, Discrepancy, Reason};
 
@@ -16,7 +17,7 @@ impl Reader {
         let snapshot = self.connection.unchecked_transaction()?;
         let mut audit = Audit::default();
         audit_ledger(&snapshot, &mut self.names, &mut audit)?;
-        audit_notifications(&snapshot, &mut self.names, &mut audit)?;
+        audit_notifications(&snapshot, &self.seal, &mut self.names, &mut audit)?;
         audit_orphans(&snapshot, &mut audit)?;
         audit_database(&snapshot, &mut audit)?;
         Ok(audit)
@@ -63,6 +64,7 @@ fn audit_ledger(
 
 fn audit_notifications(
     snapshot: &Connection,
+    seal: &Seal,
     names: &mut HashMap<i64, Name>,
     audit: &mut Audit,
 ) -> Sql<()> {
@@ -91,7 +93,7 @@ fn audit_notifications(
         if emptied {
             continue;
         }
-        match record::read(snapshot, names, sequence)? {
+        match record::read(snapshot, seal, names, sequence)? {
             Some(_) => audit.bodies += 1,
             None => audit.note(Discrepancy::Content { sequence }),
         }

@@ -123,7 +123,7 @@ impl Disk {
 impl Reader {
     fn stage(&mut self, filter: &Filter, plan: &Plan, after: i64) -> Sql<Stage> {
         let snapshot = self.connection.unchecked_transaction()?;
-        let Some(selector) = Selector::resolve(&snapshot, filter)? else {
+        let Some(selector) = Selector::resolve(&snapshot, &self.seal, filter)? else {
             return Ok(Stage::default());
         };
         let found = selector.step(&snapshot, after, NOTIFICATIONS_MAX)?;

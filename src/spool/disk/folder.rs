@@ -14,9 +14,10 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, Result as Sql};
 
 use super::ballast::{Ballast, Volume};
 use super::fault::cause;
+use super::seal::{Refusal, Unsealed};
 use super::witness::Witness;
 use super::{BUSY_TIMEOUT, Limits, PAGE_BYTES};
-use crate::spool::OpenError;
+use crate::spool::{Keys, OpenError};
 
 const DATABASE: &str = "spool.db";
 const LOG: &str = "spool.db-wal";
@@ -76,6 +77,21 @@ impl Folder {
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
+        })
+    }
+
+    /// Refuses keys that do not open what is sealed, and leaves the files as they are.
+    pub fn unseal(&self, writer: &Connection, keys: Option<&Keys>) -> Result<Unsealed, OpenError> {
+        Unsealed::check(writer, keys).map_err(|refusal| {
+            // Closing would copy the log. Should this fail, it is copied, and no more.
+            let _ = writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            match refusal {
+                Refusal::Sql(error) => self.error("read the database", &error),
+                Refusal::Key(fault) => OpenError::Keys {
+                    path: self.path.clone(),
+                    fault,
+                },
+            }
         })
     }
 

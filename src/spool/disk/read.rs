@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::fault::cause;
 use super::record;
+use super::seal::Seal;
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::Record;
@@ -39,13 +40,15 @@ struct Owed {
 
 pub(super) struct Reader {
     pub(super) connection: Connection,
+    pub(super) seal: Seal,
     /// Numbers of names never change their meaning.
     pub(super) names: HashMap<i64, Name>,
 }
 
 impl Readers {
-    pub fn new(connections: impl IntoIterator<Item = Connection>) -> Self {
-        let idle: Vec<Reader> = connections.into_iter().map(Reader::new).collect();
+    pub fn new(connections: impl IntoIterator<Item = Connection>, seal: &Seal) -> Self {
+        let reader = |connection| Reader::new(connection, seal.clone());
+        let idle: Vec<Reader> = connections.into_iter().map(reader).collect();
         Self {
             permits: Arc::new(Semaphore::new(idle.len())),
             idle: Mutex::new(idle),
@@ -79,9 +82,10 @@ impl Readers {
 }
 
 impl Reader {
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Connection, seal: Seal) -> Self {
         Self {
             connection,
+            seal,
             names: HashMap::new(),
         }
     }
@@ -97,7 +101,14 @@ impl Reader {
             next_due_at: next_due_at(&snapshot, id, now)?,
             ..DuePage::default()
         };
-        fill(&mut page, &snapshot, &mut self.names, target, owed)?;
+        fill(
+            &mut page,
+            &snapshot,
+            &self.seal,
+            &mut self.names,
+            target,
+            owed,
+        )?;
         Ok(page)
     }
 
@@ -114,7 +125,14 @@ impl Reader {
         };
         let snapshot = self.connection.unchecked_transaction()?;
         let owed = fresh(&snapshot, id, since, now, limit)?;
-        fill(&mut page, &snapshot, &mut self.names, target, owed)?;
+        fill(
+            &mut page,
+            &snapshot,
+            &self.seal,
+            &mut self.names,
+            target,
+            owed,
+        )?;
         Ok(page)
     }
 
@@ -174,6 +192,7 @@ impl Reader {
 fn fill(
     page: &mut DuePage,
     snapshot: &Connection,
+    seal: &Seal,
     names: &mut HashMap<i64, Name>,
     target: &Name,
     owed: Vec<Owed>,
@@ -188,7 +207,7 @@ fn fill(
             sequence: delivery.sequence,
             target: target.clone(),
         };
-        match record::read(snapshot, names, delivery.sequence)? {
+        match record::read(snapshot, seal, names, delivery.sequence)? {
             Some(record) => {
                 bodies_bytes += record.body.len();
                 page.deliveries.push(delivery.due(key, record));

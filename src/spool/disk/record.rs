@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use rusqlite::{Connection, Error, ErrorCode, Result as Sql, Row};
 
 use super::read::name;
+use super::seal::Seal;
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Id, Record};
+use crate::spool::sealed::{Columns, Opened};
 use crate::verify::content_digest;
 
 /// `None` if it cannot be read, or is not what was received; an error is one of the whole database's.
@@ -18,16 +20,17 @@ use crate::verify::content_digest;
 /// Numbers of names never change their meaning: `names` remembers them.
 pub(super) fn read(
     snapshot: &Connection,
+    seal: &Seal,
     names: &mut HashMap<i64, Name>,
     sequence: i64,
 ) -> Sql<Option<Record>> {
-    let mut find = snapshot.prepare_cached(
-        "SELECT n.digest, n.source, n.received_at,
-                c.secret, c.generated_at, c.signature, c.content_type, c.body
+    let mut find = snapshot.prepare_cached(&format!(
+        "SELECT digest, source, received_at, secret, {}
          FROM notification AS n CROSS JOIN content AS c ON c.seq = n.seq
          WHERE n.seq = ?1",
-    )?;
-    match find.query_row([sequence], |row| record(snapshot, names, row)) {
+        Columns::NAMES
+    ))?;
+    match find.query_row([sequence], |row| record(snapshot, seal, names, row)) {
         Err(error) if is_of_one_record(&error) => Ok(None),
         read => read,
     }
@@ -36,26 +39,26 @@ pub(super) fn read(
 /// `None` if the digest is not of what was read.
 fn record(
     snapshot: &Connection,
+    seal: &Seal,
     names: &mut HashMap<i64, Name>,
     row: &Row<'_>,
 ) -> Sql<Option<Record>> {
-    let generated_at: String = row.get(4)?;
-    let body: Vec<u8> = row.get(7)?;
-    let digest = content_digest(&generated_at, &body);
-    if row.get_ref(0)?.as_blob()? != digest {
-        return Ok(None);
-    }
+    let digest = seal.digest(row.get_ref(0)?.as_blob()?)?;
     let mut id = [0; Id::BYTES];
     id.copy_from_slice(&digest[..Id::BYTES]);
+    let content = Opened::read(row, 4, seal.keys(), &id)?;
+    if content_digest(&content.generated_at, &content.body) != digest {
+        return Ok(None);
+    }
     Ok(Some(Record {
         id: Id::from_bytes(id),
         source: named(snapshot, names, row.get(1)?)?,
         secret: named(snapshot, names, row.get(3)?)?,
         received_at: Timestamp::from_millis(row.get(2)?),
-        generated_at,
-        signature: row.get(5)?,
-        content_type: row.get(6)?,
-        body: body.into(),
+        generated_at: content.generated_at,
+        signature: content.signature,
+        content_type: content.content_type,
+        body: content.body.into(),
     }))
 }
 

@@ -4,12 +4,15 @@ use rusqlite::{Connection, OptionalExtension, Result, Statement, params, params_
 
 use super::delivery;
 use super::ledger::{Posting, Step};
+use super::seal::Seal;
 use crate::clock::Timestamp;
 use crate::notification::Notification;
+use crate::spool::sealed::Columns;
 use crate::spool::{DeliveryState, Reason, Verdict};
 
 pub(super) struct Rows<'c> {
     connection: &'c Connection,
+    seal: Seal,
     begin: Statement<'c>,
     commit: Statement<'c>,
     keep_notification: Statement<'c>,
@@ -64,10 +67,11 @@ pub(super) struct Change {
 }
 
 impl<'c> Rows<'c> {
-    pub fn prepare(connection: &'c Connection) -> Result<Self> {
+    pub fn prepare(connection: &'c Connection, seal: Seal) -> Result<Self> {
         let prepare = |sql: &str| connection.prepare(sql);
         Ok(Self {
             connection,
+            seal,
             begin: prepare("BEGIN IMMEDIATE")?,
             commit: prepare("COMMIT")?,
             keep_notification: prepare(
@@ -77,10 +81,10 @@ impl<'c> Rows<'c> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9)
                  ON CONFLICT (source, signed_at, digest) DO NOTHING",
             )?,
-            keep_content: prepare(
-                "INSERT INTO content (seq, secret, generated_at, signature, content_type, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?,
+            keep_content: prepare(&format!(
+                "INSERT INTO content (seq, secret, {}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                Columns::NAMES
+            ))?,
             keep_delivery: prepare(
                 "INSERT INTO delivery (seq, target, state, attempts, due_at)
                  VALUES (?1, ?2, 0, 0, ?3)",
@@ -171,7 +175,7 @@ impl<'c> Rows<'c> {
             seq,
             source,
             signed_at(notification),
-            notification.digest().as_slice(),
+            self.seal.mark(*notification.digest())?,
             verdict.code(),
             quarantine,
             received_at,
@@ -187,14 +191,23 @@ impl<'c> Rows<'c> {
         secret: i64,
         notification: &Notification,
     ) -> Result<()> {
+        let plain = Columns::plain(
+            &notification.generated_at,
+            &notification.signature,
+            notification.content_type.as_deref(),
+            &notification.body,
+        );
+        let content = plain.sealed(self.seal.keys(), notification.id.as_bytes())?;
         self.keep_content
             .execute(params![
                 seq,
                 secret,
-                notification.generated_at,
-                notification.signature,
-                notification.content_type,
-                &notification.body[..],
+                content.sealed_by,
+                content.seal,
+                content.generated_at,
+                content.signature,
+                content.content_type,
+                content.body,
             ])
             .map(drop)
     }
@@ -212,7 +225,7 @@ impl<'c> Rows<'c> {
                 params![
                     source,
                     signed_at(notification),
-                    notification.digest().as_slice()
+                    self.seal.mark(*notification.digest())?
                 ],
                 |row| row.get(0),
             )

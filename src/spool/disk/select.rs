@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Result as Sql, named_params};
 
+use super::seal::Seal;
 use crate::notification::Id;
 use crate::spool::{Filter, Reason, State};
 
@@ -36,7 +37,7 @@ pub(super) struct Stretch {
 
 impl Selector {
     /// `None` if it names what the spool has never seen: it takes nothing.
-    pub fn resolve(connection: &Connection, filter: &Filter) -> Sql<Option<Self>> {
+    pub fn resolve(connection: &Connection, seal: &Seal, filter: &Filter) -> Sql<Option<Self>> {
         let mut selector = Self {
             state: filter.state,
             reason: filter.reason,
@@ -56,7 +57,7 @@ impl Selector {
             }
         }
         if let Some(ids) = &filter.ids {
-            selector.sequences = Some(sequences_of(connection, ids)?);
+            selector.sequences = Some(sequences_of(connection, seal, ids)?);
         }
         Ok(Some(selector))
     }
@@ -219,8 +220,11 @@ fn number_of(connection: &Connection, name: &str) -> Sql<Option<i64>> {
 
 /// Looks through the marks, the newest first, until all are found: ids have no index of their own. The
 /// same bytes at two sources have one id, so an id found is not done with.
-fn sequences_of(connection: &Connection, ids: &[Id]) -> Sql<Vec<i64>> {
-    let wanted: HashSet<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+fn sequences_of(connection: &Connection, seal: &Seal, ids: &[Id]) -> Sql<Vec<i64>> {
+    let wanted: HashSet<[u8; Id::BYTES]> = ids
+        .iter()
+        .map(|id| seal.mark_of_id(*id))
+        .collect::<Sql<_>>()?;
     let mut found = Vec::new();
     let mut marks =
         connection.prepare_cached("SELECT seq, digest FROM notification INDEXED BY mark")?;

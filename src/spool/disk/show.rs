@@ -8,6 +8,7 @@ use super::delivery::Row as DeliveryRow;
 use super::history;
 use super::read::Reader;
 use super::record::{self, named};
+use super::seal::Seal;
 use super::select::Selector;
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -22,7 +23,7 @@ impl Reader {
     /// What one step finds; the page may be short, or empty, and not the last.
     pub fn list(&mut self, filter: &Filter, after: Cursor, limit: usize) -> Sql<Page> {
         let snapshot = self.connection.unchecked_transaction()?;
-        let Some(selector) = Selector::resolve(&snapshot, filter)? else {
+        let Some(selector) = Selector::resolve(&snapshot, &self.seal, filter)? else {
             return Ok(Page::default());
         };
         let step = selector.step(&snapshot, after.0, limit)?;
@@ -31,14 +32,14 @@ impl Reader {
             ..Page::default()
         };
         for sequence in step.sequences {
-            let entry = entry(&snapshot, &mut self.names, sequence)?;
+            let entry = entry(&snapshot, &self.seal, &mut self.names, sequence)?;
             page.entries.push(entry);
         }
         Ok(page)
     }
 
     pub fn record(&mut self, sequence: i64) -> Sql<Option<Record>> {
-        record::read(&self.connection, &mut self.names, sequence)
+        record::read(&self.connection, &self.seal, &mut self.names, sequence)
     }
 
     pub fn find(&mut self, id: Id) -> Sql<Vec<Found>> {
@@ -48,23 +49,23 @@ impl Reader {
             ids,
             ..Filter::default()
         };
-        let selector = Selector::resolve(&snapshot, &filter)?;
+        let selector = Selector::resolve(&snapshot, &self.seal, &filter)?;
         let Some(selector) = selector else {
             return Ok(Vec::new());
         };
         let found = selector.step(&snapshot, 0, usize::MAX)?.sequences;
-        let names = &mut self.names;
+        let (seal, names) = (&self.seal, &mut self.names);
         let show = |sequence| {
             Ok(Found {
-                entry: entry(&snapshot, names, sequence)?,
-                record: record::read(&snapshot, names, sequence)?,
+                entry: entry(&snapshot, seal, names, sequence)?,
+                record: record::read(&snapshot, seal, names, sequence)?,
             })
         };
         found.into_iter().map(show).collect()
     }
 }
 
-fn entry(connection: &Connection, names: &mut Names, sequence: i64) -> Sql<Entry> {
+fn entry(connection: &Connection, seal: &Seal, names: &mut Names, sequence: i64) -> Sql<Entry> {
     let mut find = connection.prepare_cached(
         "SELECT n.digest, n.source, n.received_at, n.verdict, n.quarantine, n.settled_at,
                 c.secret, length(c.body)
@@ -73,7 +74,7 @@ fn entry(connection: &Connection, names: &mut Names, sequence: i64) -> Sql<Entry
     find.query_row([sequence], |row| {
         Ok(Entry {
             sequence,
-            id: id(row.get_ref(0)?.as_blob()?),
+            id: id(seal, row.get_ref(0)?.as_blob()?),
             source: named(connection, names, row.get(1)?)?,
             received_at: Timestamp::from_millis(row.get(2)?),
             verdict: Verdict::from_code(row.get(3)?),
@@ -125,11 +126,11 @@ fn told(connection: &Connection, names: &mut Names, event: history::Event) -> Sq
     })
 }
 
-/// The id in a digest.
-fn id(digest: &[u8]) -> Id {
+/// The id in a mark; zeros if that is damaged.
+fn id(seal: &Seal, mark: &[u8]) -> Id {
     let mut id = [0; Id::BYTES];
-    if let Some(start) = digest.get(..Id::BYTES) {
-        id.copy_from_slice(start);
+    if let Ok(digest) = seal.digest(mark) {
+        id.copy_from_slice(&digest[..Id::BYTES]);
     }
     Id::from_bytes(id)
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod custody;
+mod sealed;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -52,6 +53,7 @@ fn options(path: &Path, capacity_bytes: u64) -> Options {
     Options {
         path: path.to_owned(),
         capacity_bytes,
+        keys: None,
         keep_delivered: Duration::from_hours(1_000_000),
         unverified_capacity_bytes: 1024 * 1024,
     }
@@ -609,7 +611,7 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
         folder.witness(),
         |fatal| panic!("{fatal}"),
     );
-    let mut writer = Writer::new(&connection, &shared, limits).expect("opens");
+    let mut writer = Writer::new(&connection, &shared, limits, Seal::default()).expect("opens");
     let pages = |count: i64| {
         connection
             .pragma_update(None, "max_page_count", count)

@@ -13,6 +13,7 @@ use super::fault::Fault;
 use super::ledger::Step;
 use super::queue::{Batch, Taken};
 use super::rows::{Change, Rows};
+use super::seal::Seal;
 use super::{Limits, Shared};
 use crate::clock::Timestamp;
 use crate::spool::metrics::Op;
@@ -44,12 +45,17 @@ pub(super) struct Writer<'c> {
 }
 
 impl<'c> Writer<'c> {
-    pub fn new(connection: &'c Connection, shared: &'c Shared, limits: Limits) -> Sql<Self> {
+    pub fn new(
+        connection: &'c Connection,
+        shared: &'c Shared,
+        limits: Limits,
+        seal: Seal,
+    ) -> Sql<Self> {
         let metrics = shared.metrics.clone();
         let mut writer = Self {
             connection,
             shared,
-            rows: Rows::prepare(connection)?,
+            rows: Rows::prepare(connection, seal)?,
             books: Books::open(connection, metrics, shared.wakes.clone())?,
             limits,
             next_seq: connection

@@ -11,7 +11,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result as Sq
 
 use super::{UnverifiedEntry, UnverifiedRequest};
 use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::spool::Keys;
 use crate::spool::disk::{name, private_file};
+use crate::spool::sealed::{Columns, Opened};
 use crate::verify::Signed;
 
 pub(super) const DATABASE: &str = "unverified.db";
@@ -37,6 +40,8 @@ const SCHEMA: &str = "
         number       INTEGER PRIMARY KEY AUTOINCREMENT,
         source       TEXT    NOT NULL,
         received_at  INTEGER NOT NULL,
+        sealed_by    TEXT,
+        seal         BLOB,
         generated_at TEXT    NOT NULL,
         signature    TEXT    NOT NULL,
         content_type TEXT,
@@ -48,6 +53,7 @@ const SCHEMA: &str = "
 pub struct RingFile {
     connection: Connection,
     capacity_bytes: u64,
+    keys: Option<Keys>,
     count: i64,
 }
 
@@ -60,7 +66,7 @@ pub fn cost(request: &UnverifiedRequest) -> u64 {
 
 impl RingFile {
     /// Made if it is not there; trimmed if the quota was larger before.
-    pub fn open(folder: &Path, capacity_bytes: u64) -> Sql<Self> {
+    pub fn open(folder: &Path, capacity_bytes: u64, keys: Option<Keys>) -> Sql<Self> {
         let path = folder.join(DATABASE);
         private_file(&path).map_err(|_| failure(ErrorCode::CannotOpen))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -71,10 +77,12 @@ impl RingFile {
             _ => return Err(failure(ErrorCode::NotADatabase)),
         }
         connection.execute_batch(PRAGMAS)?;
+        drop_shut(&connection, keys.as_ref())?;
         let count = connection.query_row("SELECT count(*) FROM request", [], |row| row.get(0))?;
         let mut file = Self {
             connection,
             capacity_bytes,
+            keys,
             count,
         };
         file.make_room(0)?;
@@ -89,17 +97,26 @@ impl RingFile {
     pub fn keep(&mut self, request: &UnverifiedRequest) -> Sql<()> {
         self.make_room(cost(request))?;
         let signed = &request.signed;
-        let mut keep = self.connection.prepare_cached(
-            "INSERT INTO request (source, received_at, generated_at, signature, content_type, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
+        let plain = Columns::plain(
+            &signed.generated_at,
+            &signed.signature,
+            request.content_type.as_deref(),
+            &signed.body,
+        );
+        let content = plain.sealed(self.keys.as_ref(), &bound_to(&request.source))?;
+        let mut keep = self.connection.prepare_cached(&format!(
+            "INSERT INTO request (source, received_at, {}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            Columns::NAMES
+        ))?;
         keep.execute(params![
             request.source.as_str(),
             request.received_at.as_millis(),
-            signed.generated_at,
-            signed.signature,
-            request.content_type,
-            &signed.body[..],
+            content.sealed_by,
+            content.seal,
+            content.generated_at,
+            content.signature,
+            content.content_type,
+            content.body,
         ])?;
         self.count += 1;
         Ok(())
@@ -115,11 +132,13 @@ impl RingFile {
     }
 
     pub fn find(&self, number: i64) -> Sql<Option<UnverifiedRequest>> {
-        let mut find = self.connection.prepare_cached(
-            "SELECT source, received_at, generated_at, signature, content_type, body
-             FROM request WHERE number = ?1",
-        )?;
-        find.query_row([number], request).optional()
+        let mut find = self.connection.prepare_cached(&format!(
+            "SELECT source, received_at, {} FROM request WHERE number = ?1",
+            Columns::NAMES
+        ))?;
+        let keys = self.keys.as_ref();
+        find.query_row([number], |row| request(row, keys))
+            .optional()
     }
 
     pub fn remove(&mut self, number: i64) -> Sql<bool> {
@@ -195,17 +214,44 @@ fn entry(row: &Row<'_>) -> Sql<UnverifiedEntry> {
     })
 }
 
-fn request(row: &Row<'_>) -> Sql<UnverifiedRequest> {
+fn request(row: &Row<'_>, keys: Option<&Keys>) -> Sql<UnverifiedRequest> {
+    let source = name(row, 0)?;
+    let content = Opened::read(row, 2, keys, &bound_to(&source))?;
     Ok(UnverifiedRequest {
-        source: name(row, 0)?,
+        source,
         received_at: Timestamp::from_millis(row.get(1)?),
         signed: Signed {
-            generated_at: row.get(2)?,
-            signature: row.get(3)?,
-            body: row.get::<_, Vec<u8>>(5)?.into(),
+            generated_at: content.generated_at,
+            signature: content.signature,
+            body: content.body.into(),
         },
-        content_type: row.get::<_, Option<String>>(4)?,
+        content_type: content.content_type,
     })
+}
+
+/// What is kept of a request opens only in a ring, and for its source: never as a notification's content,
+/// which is bound to 16 bytes.
+fn bound_to(source: &Name) -> Vec<u8> {
+    [b"suki-relay: unverified ", source.as_str().as_bytes()].concat()
+}
+
+/// What was sealed by a key that has since been taken out of the file can only be dropped.
+fn drop_shut(connection: &Connection, keys: Option<&Keys>) -> Sql<()> {
+    let mut find =
+        connection.prepare("SELECT DISTINCT sealed_by FROM request WHERE sealed_by IS NOT NULL")?;
+    let names: Vec<String> = find.query_map([], |row| row.get(0))?.collect::<Sql<_>>()?;
+    for name in names {
+        if keys.is_none_or(|keys| keys.find(&name).is_none()) {
+            let dropped =
+                connection.execute("DELETE FROM request WHERE sealed_by = ?1", [&name])?;
+            tracing::warn!(
+                key = name,
+                dropped,
+                "unverified requests are dropped: `spool.disk.key_file` has the key no more"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn failure(code: ErrorCode) -> rusqlite::Error {

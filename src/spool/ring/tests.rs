@@ -32,6 +32,7 @@ impl House {
         let options = Options {
             path: folder.path().to_owned(),
             capacity_bytes: MIB,
+            keys: None,
             keep_delivered: Duration::from_hours(1),
             unverified_capacity_bytes,
         };

@@ -76,6 +76,7 @@ pub fn open(folder: &Path) -> Result<Spool, String> {
     let options = Options {
         path: folder.to_owned(),
         capacity_bytes: 8 * 1024 * 1024,
+        keys: None,
         keep_delivered: Duration::from_hours(1_000_000),
         unverified_capacity_bytes: 0,
     };

@@ -10,6 +10,8 @@ use super::super::super::{
     Cursor, DeliveryState, Discard, Filter, PAGE_MAX, Release, Replay, ReplayTo, State,
 };
 use super::*;
+use crate::spool::Keys;
+use crate::spool::keys::tests::keys;
 
 const TARGETS: [&str; 3] = ["audit", "ehr", "late"];
 
@@ -157,6 +159,7 @@ struct Run {
     spool: Spool,
     metrics: Metrics,
     folder: TempDir,
+    keys: Option<Keys>,
     model: Model,
     ids: Vec<Id>,
 }
@@ -178,7 +181,7 @@ impl Run {
             Op::Discard { state, exact } => self.discard(state, exact).await,
             Op::Reopen => {
                 let folder = copy_of(self.folder.path());
-                let (spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
+                let (spool, metrics) = open_by(folder.path(), self.keys.as_ref());
                 (self.spool, self.metrics, self.folder) = (spool, metrics, folder);
             }
         }
@@ -295,18 +298,29 @@ impl Run {
     }
 }
 
+fn open_by(path: &Path, keys: Option<&Keys>) -> (Spool, Metrics) {
+    let options = Options {
+        keys: keys.cloned(),
+        ..options(path, CAPACITY)
+    };
+    open_with(&options).expect("opens")
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_lost_and_every_delivery_is_accounted_for(
+        encrypted in any::<bool>(),
         ops in proptest::collection::vec(op(), 1..40),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let House { spool, metrics, folder } = house();
+            let keys = encrypted.then(|| keys(&[("a", 1)]));
+            let folder = tempfile::tempdir().expect("a folder");
+            let (spool, metrics) = open_by(folder.path(), keys.as_ref());
             let (model, ids) = (Model::default(), Vec::new());
-            let mut run = Run { spool, metrics, folder, model, ids };
+            let mut run = Run { spool, metrics, folder, keys, model, ids };
             for op in ops {
                 run.apply(op).await;
             }

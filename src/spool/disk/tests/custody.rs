@@ -567,7 +567,7 @@ async fn a_stopped_relays_folder_opens_and_a_running_ones_does_not() {
     let id = accept(&spool, submission("a", &["ehr"])).await;
     let existing = |path: &Path| {
         let metrics = Metrics::new(&Registry::new()).expect("new names");
-        Spool::open_existing(path, metrics, |fatal| panic!("{fatal}"))
+        Spool::open_existing(path, None, metrics, |fatal| panic!("{fatal}"))
     };
     let refused = existing(folder.path()).expect_err("it runs");
     assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
