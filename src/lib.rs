@@ -56,7 +56,8 @@
 //!    sync: refuse, go on, heal: held by `test:a_failed_sync_is_fatal_and_a_full_disk_is_not`,
 //!    `test:a_full_disk_refuses_delivers_what_it_holds_and_heals`.
 //! 7. Nothing is unbounded: queues, bodies, connections, answers, files, waits: held by
-//!    `test:past_the_limit_a_client_waits_until_another_goes`, `test:a_spent_byte_budget_is_500`,
+//!    `test:past_the_limit_a_client_waits_until_another_goes`,
+//!    `test:whoever_only_holds_connections_makes_room_the_oldest_first`, `test:a_spent_byte_budget_is_500`,
 //!    `test:attempts_in_flight_never_exceed_the_maximum`, `test:the_log_stays_short_beneath_readers`.
 //! 8. No module imports one above it: held by `test:no_room_imports_one_beside_or_above_it`.
 //! 9. Every delivery ever accepted is accounted for, and what has not settled leaves only at an operator's

@@ -23,6 +23,7 @@ pub struct Listen {
 const KEYS: &[&str] = &["address", "tls", "limits"];
 const LIMITS_KEYS: &[&str] = &[
     "connections",
+    "connections_per_peer",
     "body",
     "bodies_in_flight",
     "handshake_timeout",
@@ -76,6 +77,7 @@ fn limits(block: &Block<'_>) -> Read<Limits> {
         block.or(key, Duration::from_secs(default), |at| at.duration(bounds))
     };
     let connections = block.or("connections", 1024, |at| at.number(1..=1_000_000));
+    let connections_per_peer = block.maybe("connections_per_peer", |at| at.number(1..=1_000_000));
     let body_bytes = block.or("body", 8 * MIB, |at| at.size(BODY_BOUNDS));
     let bodies_in_flight_bytes =
         block.or("bodies_in_flight", 64 * MIB, |at| at.size(BUDGET_BOUNDS));
@@ -87,6 +89,7 @@ fn limits(block: &Block<'_>) -> Read<Limits> {
     let age = seconds("max_connection_age", 0, AGE_BOUNDS);
     let limits = Limits {
         connections: connections?,
+        connections_per_peer: connections_per_peer?,
         body_bytes: bytes(body_bytes?),
         bodies_in_flight_bytes: bytes(bodies_in_flight_bytes?),
         handshake_timeout: handshake_timeout?,

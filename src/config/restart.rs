@@ -64,6 +64,7 @@ impl Fixed {
         self.add("listen.tls.self_signed", self_signed);
         let Limits {
             connections,
+            connections_per_peer,
             body_bytes,
             bodies_in_flight_bytes,
             handshake_timeout,
@@ -74,6 +75,8 @@ impl Fixed {
             connection_age_max,
         } = &listen.limits;
         self.add("listen.limits.connections", connections);
+        let per_peer = connections_per_peer;
+        self.add("listen.limits.connections_per_peer", per_peer);
         self.add("listen.limits.body", body_bytes);
         self.add("listen.limits.bodies_in_flight", bodies_in_flight_bytes);
         self.add("listen.limits.handshake_timeout", handshake_timeout);

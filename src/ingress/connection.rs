@@ -1,6 +1,6 @@
 //! One connection, from its handshake to its last byte: one task, which owns everything of it.
 //!
-//! How a connection ends: the client leaves; a handshake, head, keep-alive or stall timer passes; it is
+//! How a connection ends: the client leaves; it loses its place before it is proven (`places.rs`); a handshake, head, keep-alive or stall timer passes; it is
 //! past `connection_age_max` and has just been answered; or the drain asks, and then what is in hand is
 //! finished first. hyper's graceful shutdown cuts an idle HTTP/1 connection at once, and a sender that
 //! writes at that moment loses its notification: so it is used for the drain alone.
@@ -8,7 +8,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use tracing::debug;
 
 use super::listen::{Drain, told};
 use super::metrics::HandshakeFailure;
+use super::places::Place;
 use super::progress::Progress;
 use super::stream::Stream;
 use super::{Answer, Ingress, reply, tls};
@@ -51,19 +51,21 @@ const HTTP2_LOCAL_RESETS_MAX: usize = 1024;
 /// Attends to one client until its connection ends.
 ///
 /// Cancellation: cuts the connection; commits that it asked for go on.
-pub async fn attend(tcp: TcpStream, peer: IpAddr, ingress: Arc<Ingress>, mut drain: Drain) {
+pub async fn attend(tcp: TcpStream, place: Place, ingress: Arc<Ingress>, mut drain: Drain) {
+    let place = Arc::new(place);
     let _open = ingress.metrics.opened();
     // Answers are small and final: waiting to fill a packet only delays them.
     let _ = tcp.set_nodelay(true);
     let shaken = select! {
         shaken = handshake(tcp, &ingress) => shaken,
         () = told(&mut drain) => return,
+        () = place.lost() => return,
     };
     match shaken {
         Ok(tls) if tls.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) => {
-            http2(tls, peer, &ingress, drain).await;
+            http2(tls, &place, &ingress, drain).await;
         }
-        Ok(tls) => http1(tls, peer, &ingress, drain).await,
+        Ok(tls) => http1(tls, &place, &ingress, drain).await,
         Err(reason) => {
             debug!(reason = reason.as_str(), "TLS handshake failed");
             ingress.metrics.handshake_failed(reason);
@@ -83,7 +85,12 @@ async fn handshake(
     }
 }
 
-async fn http1(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, mut drain: Drain) {
+async fn http1(
+    tls: TlsStream<TcpStream>,
+    place: &Arc<Place>,
+    ingress: &Arc<Ingress>,
+    mut drain: Drain,
+) {
     let limits = &ingress.limits;
     let progress = Progress::new();
     let stream = Stream::new(
@@ -98,17 +105,23 @@ async fn http1(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, 
         .max_headers(HTTP1_HEADERS_MAX)
         .max_buf_size(HTTP1_BUFFER_BYTES_MAX)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), requests(ingress, peer, &progress));
+        .serve_connection(TokioIo::new(stream), requests(ingress, place, &progress));
     let mut connection = pin!(connection);
     select! {
         ended = connection.as_mut() => return note(ended),
+        () = place.lost() => return,
         () = told(&mut drain) => {}
     }
     connection.as_mut().graceful_shutdown();
     note(connection.await);
 }
 
-async fn http2(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, mut drain: Drain) {
+async fn http2(
+    tls: TlsStream<TcpStream>,
+    place: &Arc<Place>,
+    ingress: &Arc<Ingress>,
+    mut drain: Drain,
+) {
     let limits = &ingress.limits;
     let progress = Progress::new();
     let stream = Stream::new(tls, Arc::clone(&progress), None, limits.idle_timeout);
@@ -122,10 +135,11 @@ async fn http2(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, 
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS_MAX)
         .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
-        .serve_connection(TokioIo::new(stream), requests(ingress, peer, &progress));
+        .serve_connection(TokioIo::new(stream), requests(ingress, place, &progress));
     let mut connection = pin!(connection);
     select! {
         ended = connection.as_mut() => return note(ended),
+        () = place.lost() => return,
         () = told(&mut drain) => {}
         () = progress.retired() => {}
         () = progress.idle_for(limits.idle_timeout) => {}
@@ -142,7 +156,7 @@ async fn http2(tls: TlsStream<TcpStream>, peer: IpAddr, ingress: &Arc<Ingress>, 
 /// Answers the requests of one connection.
 fn requests(
     ingress: &Arc<Ingress>,
-    peer: IpAddr,
+    place: &Arc<Place>,
     progress: &Arc<Progress>,
 ) -> impl HttpService<
     Incoming,
@@ -151,12 +165,13 @@ fn requests(
     Future: Future<Output = Result<Answer, Infallible>> + Send + 'static,
 > + use<> {
     let (ingress, progress) = (Arc::clone(ingress), Arc::clone(progress));
+    let place = Arc::clone(place);
     service_fn(move |request: Request<Incoming>| {
         let (ingress, in_hand) = (Arc::clone(&ingress), progress.begin());
-        let progress = Arc::clone(&progress);
+        let (progress, place) = (Arc::clone(&progress), Arc::clone(&place));
         async move {
             let version = request.version();
-            let mut answer = ingress.answer(peer, request).await;
+            let mut answer = ingress.answer(&place, request).await;
             drop(in_hand);
             if progress.is_older_than(ingress.limits.connection_age_max) {
                 reply::close(&mut answer, version);

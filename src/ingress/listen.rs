@@ -1,22 +1,23 @@
-//! The listener: takes connections as long as there are permits for them.
+//! The listener: takes connections as long as there are places for them.
 //!
-//! A permit is taken before a connection is: past the limit, clients wait in the kernel's backlog and cost
-//! nothing here. Errors of accepting never end the listener and never make it spin.
+//! Past the limit one client is taken and waits for a place (`places.rs`); those behind it wait in the kernel's
+//! backlog and cost nothing here. Errors of accepting never end the listener and never make it spin.
 
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, warn};
 
 use super::Ingress;
 use super::connection::attend;
+use super::places::{Place, Places};
 
 /// The order to drain: `None` until it is given, then the moment by which everything must have ended.
 /// A sender that is dropped gives the order for now.
@@ -30,21 +31,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 ///
 /// Owns a task for each connection. Cancellation: cuts all connections.
 pub async fn serve(listener: TcpListener, ingress: Arc<Ingress>, mut drain: Drain) {
-    let connections_max = ingress.limits.connections.min(Semaphore::MAX_PERMITS);
-    let permits = Arc::new(Semaphore::new(connections_max));
+    let limits = &ingress.limits;
+    let metrics = Arc::clone(&ingress.metrics);
+    let places = Places::new(limits.connections, limits.connections_per_peer, metrics);
     let mut connections = JoinSet::new();
     let orders = drain.clone();
-    loop {
-        select! {
-            biased;
-            () = told(&mut drain) => break,
-            Some(ended) = connections.join_next() => note(ended),
-            (tcp, peer, permit) = next(&listener, &permits) => {
-                let attended = attend(tcp, peer, Arc::clone(&ingress), orders.clone());
-                connections.spawn(async move {
-                    attended.await;
-                    drop(permit);
-                });
+    {
+        let mut next_one = pin!(next(&listener, &places));
+        loop {
+            select! {
+                biased;
+                () = told(&mut drain) => break,
+                Some(ended) = connections.join_next() => note(ended),
+                (tcp, place) = &mut next_one => {
+                    connections.spawn(attend(tcp, place, Arc::clone(&ingress), orders.clone()));
+                    next_one.set(next(&listener, &places));
+                }
             }
         }
     }
@@ -63,19 +65,17 @@ pub(super) async fn told(drain: &mut Drain) {
     let _ = drain.wait_for(Option::is_some).await;
 }
 
-/// The next connection, with its permit.
+/// The next connection that has a place.
 ///
-/// Cancellation: loses neither a connection nor a permit.
-async fn next(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, IpAddr, OwnedSemaphorePermit) {
+/// Cancellation: cuts a connection that waits for its place.
+async fn next(listener: &TcpListener, places: &Arc<Places>) -> (TcpStream, Place) {
     loop {
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-            std::future::pending().await // never closed
-        };
         match listener.accept().await {
-            Ok((tcp, peer)) => return (tcp, peer.ip(), permit),
+            Ok((tcp, peer)) => {
+                if let Some(place) = places.take(peer.ip()).await {
+                    return (tcp, place);
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");

@@ -60,6 +60,17 @@ pub enum HandshakeFailure {
     Other,
 }
 
+/// Why a connection was cut, or never taken: the `reason` of `connections_cut_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It made room for a newcomer.
+    Full,
+    /// It made room for another of its peer's.
+    Share,
+    /// Its peer has its share, all of it proven.
+    Refused,
+}
+
 #[derive(Debug)]
 pub struct Metrics {
     requests: IntCounterVec,
@@ -70,6 +81,7 @@ pub struct Metrics {
     ack_duration: Histogram,
     connections: IntGauge,
     connections_total: IntCounter,
+    connections_cut: IntCounterVec,
     unmatched: Arc<Series>,
     sources: ArcSwap<BTreeMap<Name, Arc<Series>>>,
 }
@@ -152,6 +164,18 @@ impl HandshakeFailure {
     }
 }
 
+impl Cut {
+    pub const ALL: [Self; 3] = [Self::Full, Self::Share, Self::Refused];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Share => "share",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl Metrics {
     /// # Errors
     /// If the registry has a metric of one of these names already.
@@ -204,9 +228,19 @@ impl Metrics {
                 "connections_total",
                 "Connections accepted.",
             ))?,
+            connections_cut: counters(
+                "connections_cut_total",
+                "Connections that had to go, or were not taken, for others.",
+                &["reason"],
+            )?,
             unmatched,
             sources: ArcSwap::default(),
         };
+        for reason in Cut::ALL {
+            metrics
+                .connections_cut
+                .with_label_values(&[reason.as_str()]);
+        }
         for reason in HandshakeFailure::ALL {
             let labels = [reason.as_str()];
             metrics.handshake_failures.with_label_values(&labels);
@@ -254,6 +288,12 @@ impl Metrics {
         self.handshake_failures.with_label_values(&labels).inc();
     }
 
+    pub(super) fn cut(&self, reason: Cut) {
+        self.connections_cut
+            .with_label_values(&[reason.as_str()])
+            .inc();
+    }
+
     pub(super) fn opened(&self) -> Open {
         self.connections_total.inc();
         self.connections.inc();
@@ -281,7 +321,8 @@ impl Metrics {
         registry.register(Box::new(self.handshake_failures.clone()))?;
         registry.register(Box::new(self.ack_duration.clone()))?;
         registry.register(Box::new(self.connections.clone()))?;
-        registry.register(Box::new(self.connections_total.clone()))
+        registry.register(Box::new(self.connections_total.clone()))?;
+        registry.register(Box::new(self.connections_cut.clone()))
     }
 }
 

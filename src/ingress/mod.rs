@@ -11,14 +11,17 @@
 //! * Body bytes are judged as they came: no `Content-Encoding` is undone.
 //! * Connections, bodies in flight, request heads and every wait are bounded by [`Limits`].
 //! * A panic in one request becomes a 500 and a count; the process and the connection live on.
-//! * A hostile peer costs one connection permit, for no longer than the time limits say. A crash leaves
-//!   nothing here to recover.
+//! * A large body is judged apart (`apart.rs`): it delays no other's answer.
+//! * A hostile peer costs one place, for no longer than the time limits say, or until a newcomer needs it
+//!   (`places.rs`). A crash leaves nothing here to recover.
 
+mod apart;
 mod body;
 mod connection;
 mod head;
 mod listen;
 pub mod metrics;
+mod places;
 mod progress;
 mod reply;
 mod stream;
@@ -38,7 +41,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Body;
 use rustls::ServerConfig;
@@ -51,7 +54,9 @@ use crate::routing::{self, Judged, Routing, Source};
 use crate::spool::{Kept, Spool, UnverifiedRequest};
 use crate::verify::{Signed, Unverified};
 
+use self::apart::Apart;
 use self::metrics::{Series, Tally};
+use self::places::Place;
 use self::reply::{Promise, Rejection};
 
 pub use self::listen::{Drain, serve};
@@ -60,8 +65,11 @@ pub use self::metrics::Metrics;
 /// What one listener allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections; further clients wait in the kernel's backlog.
+    /// Open connections. Past them the oldest that brought nothing verified makes room; further clients
+    /// wait in the kernel's backlog.
     pub connections: usize,
+    /// Those of them that one peer may have; `None`: all.
+    pub connections_per_peer: Option<usize>,
     /// Bytes of one body.
     pub body_bytes: usize,
     /// Bytes of all bodies that are being read, judged or kept.
@@ -88,6 +96,7 @@ pub struct Ingress {
     limits: Limits,
     metrics: Arc<Metrics>,
     bodies: body::Budget,
+    apart: Apart,
 }
 
 /// What is sent back: empty, or a short JSON text.
@@ -112,11 +121,12 @@ impl Ingress {
             limits,
             metrics,
             bodies,
+            apart: Apart::new(),
         }
     }
 
     /// Answers one request, whatever happens, and counts it.
-    async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Answer
+    async fn answer<B>(&self, client: &Place, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -125,7 +135,7 @@ impl Ingress {
         let (head, mut body) = request.into_parts();
         let source = routing.source_at(head.uri.path());
         let series = self.metrics.series(source.map(Arc::as_ref));
-        let plot = self.receive(&routing, source, &series, peer, &head, &mut body);
+        let plot = self.receive(&routing, source, &series, client, &head, &mut body);
         let outcome = contained(plot).await.unwrap_or(Err(Rejection::Unavailable));
         series.count(outcome.map_or_else(Rejection::tally, |promise| promise.tally));
         match outcome {
@@ -141,10 +151,10 @@ impl Ingress {
     /// The whole plot of a request.
     async fn receive<B>(
         &self,
-        routing: &Routing,
+        routing: &Arc<Routing>,
         source: Option<&Arc<Source>>,
         series: &Series,
-        peer: IpAddr,
+        client: &Place,
         head: &Parts,
         body: &mut B,
     ) -> Result<Promise, Rejection>
@@ -161,37 +171,49 @@ impl Ingress {
         let signature = head::sole_text(&head.headers, &source.signature_header)?;
         let generated_at = head::sole_text(&head.headers, &source.timestamp_header)?;
         let body = body::read(body, &self.limits, &self.bodies).await?;
-        let complete = Instant::now();
+        let deadline = Instant::now() + self.limits.ack_timeout;
 
         let signed = Signed {
             generated_at: generated_at.to_owned(),
             signature: signature.to_owned(),
             body,
         };
-        let content_type = head::content_type(&head.headers);
-        let verified = match source.keyring.verify(signed) {
-            Ok(verified) => verified,
+        let judged = self.judge(routing, source, &head.headers, signed, deadline);
+        let judged = match judged.await? {
+            Ok(judged) => judged,
             Err(unverified) => {
-                self.offer_to_ring(peer, source, content_type, unverified);
+                self.offer_to_ring(client.address, source, &head.headers, unverified);
                 return Err(Rejection::Unauthorized);
             }
         };
-        series.matched(verified.secret());
-        let notification = Notification::new(
-            verified,
-            source.name.clone(),
-            Timestamp::now(),
-            content_type,
-        );
-        let judged = routing::judge(routing, source, &head.headers, notification);
+        if !client.prove() {
+            return Err(Rejection::Unavailable);
+        }
+        series.matched(&judged.submission.notification.secret);
         self.metrics.route_errors(&judged.route_errors);
-        let promise = self
-            .keep(judged, complete + self.limits.ack_timeout)
-            .await?;
+        let promise = self.keep(judged, deadline).await?;
         if promise.tally == Tally::Accepted {
             series.accepted_at(Timestamp::now());
         }
         Ok(promise)
+    }
+
+    /// At once, or apart and within the deadline.
+    async fn judge(
+        &self,
+        routing: &Arc<Routing>,
+        source: &Arc<Source>,
+        headers: &HeaderMap,
+        signed: Signed,
+        deadline: Instant,
+    ) -> Result<Result<Judged, Unverified>, Rejection> {
+        if signed.body.len() <= apart::LARGE_BYTES {
+            return Ok(judge(routing, source, headers, signed));
+        }
+        let (routing, source) = (Arc::clone(routing), Arc::clone(source));
+        let headers = headers.clone();
+        let work = move || judge(&routing, &source, &headers, signed);
+        self.apart.judge(deadline, work).await
     }
 
     /// Should a secret be set wrong, what it would have verified is not lost. Waits for nothing.
@@ -199,7 +221,7 @@ impl Ingress {
         &self,
         peer: IpAddr,
         source: &Source,
-        content_type: Option<String>,
+        headers: &HeaderMap,
         unverified: Unverified,
     ) {
         // What is no signature at all will never be one of a secret's.
@@ -209,7 +231,7 @@ impl Ingress {
         let request = UnverifiedRequest {
             source: source.name.clone(),
             received_at: Timestamp::now(),
-            content_type,
+            content_type: head::content_type(headers),
             signed,
         };
         self.spool.unverified().offer(peer, request);
@@ -239,6 +261,23 @@ impl Ingress {
         debug!(%id, result = promise.tally.as_str(), "kept");
         Ok(promise)
     }
+}
+
+/// Verifies, and only then looks at what it says.
+fn judge(
+    routing: &Routing,
+    source: &Source,
+    headers: &HeaderMap,
+    signed: Signed,
+) -> Result<Judged, Unverified> {
+    let verified = source.keyring.verify(signed)?;
+    let notification = Notification::new(
+        verified,
+        source.name.clone(),
+        Timestamp::now(),
+        head::content_type(headers),
+    );
+    Ok(routing::judge(routing, source, headers, notification))
 }
 
 /// Runs a future and turns a panic in it into a value.

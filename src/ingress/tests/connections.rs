@@ -96,23 +96,6 @@ async fn a_connection_between_requests_is_not_held_to_the_header_timeout() {
 }
 
 #[tokio::test]
-async fn past_the_limit_a_client_waits_until_another_goes() {
-    let relay = Relay::start(Limits {
-        connections: 2,
-        ..limits()
-    })
-    .await;
-    let first = relay.connect().await;
-    let _second = relay.connect().await;
-    let third = relay.connect();
-    tokio::pin!(third);
-    assert!(timeout(SOON, &mut third).await.is_err(), "it must wait");
-    assert!(relay.shows("connections 2"));
-    drop(first);
-    third.await.send(signed("/suki", SUCCESS)).await;
-}
-
-#[tokio::test]
 async fn an_old_connection_ends_with_its_next_answer_and_not_before() {
     let relay = Relay::start(Limits {
         connection_age_max: Some(SOON),

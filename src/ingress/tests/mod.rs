@@ -4,6 +4,8 @@
 
 mod answers;
 mod connections;
+mod large;
+mod places;
 mod protocols;
 
 use std::io;
@@ -20,7 +22,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -51,6 +53,7 @@ pub struct Relay {
     pub drain: watch::Sender<Option<Instant>>,
     pub serving: JoinHandle<()>,
     pub spool: Spool,
+    pub ingress: Arc<Ingress>,
     pub folder: TempDir,
     registry: Registry,
     roots: Arc<RootCertStore>,
@@ -86,6 +89,7 @@ pub struct Answered {
 pub fn limits() -> Limits {
     Limits {
         connections: 64,
+        connections_per_peer: None,
         body_bytes: 64 * 1024,
         bodies_in_flight_bytes: 1024 * 1024,
         handshake_timeout: LATE,
@@ -160,8 +164,9 @@ impl Relay {
         Self {
             address,
             drain,
-            serving: tokio::spawn(serve(listener, ingress, order)),
+            serving: tokio::spawn(serve(listener, Arc::clone(&ingress), order)),
             spool,
+            ingress,
             folder,
             registry,
             roots: Arc::new(roots),
@@ -179,6 +184,18 @@ impl Relay {
     }
 
     pub async fn connect_as(&self, alpn: &[u8]) -> Wire {
+        self.connect_over(self.tcp().await, alpn).await
+    }
+
+    /// From another address of this machine's.
+    pub async fn connect_from(&self, address: [u8; 4]) -> Wire {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("ours");
+        let tcp = within(socket.connect(self.address)).await;
+        self.connect_over(tcp.expect("connects"), b"http/1.1").await
+    }
+
+    async fn connect_over(&self, tcp: TcpStream, alpn: &[u8]) -> Wire {
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -188,7 +205,7 @@ impl Relay {
         config.alpn_protocols = vec![alpn.into()];
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = TlsConnector::from(Arc::new(config));
-        let tls = within(connector.connect(name, self.tcp().await)).await;
+        let tls = within(connector.connect(name, tcp)).await;
         Wire {
             tls: tls.expect("shakes hands"),
             unread: Vec::new(),
