@@ -1,0 +1,112 @@
+//! What it costs to judge the worst body: signature, schema, and routes that look at all of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use rustix::time::{ClockId, clock_gettime};
+use suki_relay::clock::Timestamp;
+use suki_relay::config::Config;
+use suki_relay::notification::Notification;
+use suki_relay::routing::{Routing, judge};
+use suki_relay::secret::Secret;
+use suki_relay::verify::{Signed, signature};
+
+use super::{Row, SECRET};
+
+const CONFIG: &str = "
+listen: { address: 127.0.0.1:0, tls: { self_signed: [localhost] } }
+sources: [{ name: suki, path: /in, secrets: [{ name: current, env: SECRET }] }]
+targets: [{ name: t, http: { url: 'http://127.0.0.1:1/' } }]
+routes: [{ name: all, when: 'body.status == \"success\"', to: [t] }]
+";
+
+/// Bodies that are valid, and dense in values: what each repeats.
+const DENSE: [(&str, &str); 6] = [
+    ("zeros", "0,"),
+    ("empty strings", "\"\","),
+    ("short strings", "\"a\","),
+    ("empty lists", "[],"),
+    ("lists of one", "[0],"),
+    ("maps of one", "{\"a\":0},"),
+];
+
+const MIB: usize = 1 << 20;
+
+pub fn measure() -> Vec<Row> {
+    let env = |_: &str| Some(SECRET.to_owned());
+    let config = Config::parse(CONFIG, Path::new("bounds.yaml"), &env, &|_| {
+        Err(std::io::ErrorKind::NotFound.into())
+    });
+    let routing = config.expect("a config").routing;
+    for size in [
+        16 << 10,
+        32 << 10,
+        64 << 10,
+        128 << 10,
+        256 << 10,
+        512 << 10,
+        MIB,
+        8 * MIB,
+    ] {
+        let (worst, took) = worst(&routing, size);
+        println!("judging {} KiB of {worst}: {took:.1?} of CPU", size >> 10);
+    }
+    let (what, took) = worst(&routing, MIB);
+    vec![Row::at_most(
+        format!("CPU to judge the worst 1 MiB ({what}), ms"),
+        took.as_secs_f64() * 1000.0,
+        50.0,
+    )]
+}
+
+fn worst(routing: &Routing, bytes: usize) -> (&'static str, Duration) {
+    let each = DENSE.map(|(what, unit)| {
+        let body = dense(unit, bytes);
+        let mut tries: Vec<_> = (0..5).map(|_| once(routing, &body)).collect();
+        tries.sort_unstable();
+        (what, tries[2])
+    });
+    let worst = each.into_iter().max_by_key(|(_, took)| *took);
+    worst.expect("some")
+}
+
+fn dense(unit: &str, bytes: usize) -> Bytes {
+    let open = r#"{"status":"success","session_id":"s","additional_info":{"a":["#;
+    let close = "0]}}";
+    let count = (bytes - open.len() - close.len()) / unit.len();
+    (open.to_owned() + &unit.repeat(count) + close).into()
+}
+
+fn once(routing: &Routing, body: &Bytes) -> Duration {
+    let source = &routing.sources()[0];
+    let generated_at = Timestamp::now().as_millis().to_string();
+    let secret = Secret::from_text(SECRET.into()).expect("a secret");
+    let signed = Signed {
+        signature: signature(&secret, &generated_at, body),
+        generated_at,
+        body: body.clone(),
+    };
+    let before = cpu();
+    let verified = source.keyring.verify(signed).expect("verifies");
+    let name = source.name.clone();
+    let notification = Notification::new(verified, name, Timestamp::now(), None);
+    let judged = judge(routing, source, &HeaderMap::new(), notification);
+    let took = cpu().saturating_sub(before);
+    assert_eq!(
+        judged.submission.targets.len(),
+        1,
+        "it is valid, and routed"
+    );
+    took
+}
+
+/// Of this thread.
+fn cpu() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        now.tv_sec.unsigned_abs(),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
+}

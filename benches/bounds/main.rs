@@ -1,0 +1,44 @@
+//! That nothing is unbounded, measured: each row has a figure and what it may be at most.
+//!
+//! `cargo bench --bench bounds [-- PART…]` runs all parts, or those named: `judge`.
+
+#![allow(clippy::expect_used)] // a failed measurement has nobody to recover for
+
+mod judge;
+
+const SECRET: &str = "whsec-bench-partner-secret-0001";
+
+type Measure = fn() -> Vec<Row>;
+
+/// One figure.
+pub struct Row {
+    what: String,
+    value: f64,
+    most: f64,
+}
+
+impl Row {
+    pub fn at_most(what: impl Into<String>, value: f64, most: f64) -> Self {
+        let what = what.into();
+        Self { what, value, most }
+    }
+}
+
+fn main() {
+    let parts: [(&str, Measure); 1] = [("judge", judge::measure)];
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let mut rows = Vec::new();
+    for (name, measure) in parts {
+        if wanted.is_empty() || wanted.iter().any(|part| part == name) {
+            rows.extend(measure());
+        }
+    }
+    println!("\n{:<58} {:>9}   at most", "", "measured");
+    for Row { what, value, most } in rows {
+        let missed = if value > most { "   MISSED" } else { "" };
+        println!("{what:<58} {value:>9.2}   {most}{missed}");
+    }
+}
