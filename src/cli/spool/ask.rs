@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::Place;
 use crate::admin::operator;
@@ -149,7 +150,7 @@ async fn over_http(
 fn bearer(file: &Path) -> anyhow::Result<HeaderValue> {
     let text = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     let token = Secret::from_text(text).with_context(|| format!("{} is empty", file.display()))?;
-    let value = [b"Bearer ", token.expose()].concat();
+    let value = Zeroizing::new([b"Bearer ", token.expose()].concat());
     let mut value = HeaderValue::from_bytes(&value).context("the token is no visible ASCII")?;
     value.set_sensitive(true);
     Ok(value)

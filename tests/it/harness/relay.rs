@@ -86,6 +86,16 @@ impl Setup {
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 
+    /// Starts one in a place that lets processes dump as much core as they like.
+    pub fn start_with_cores(&self) -> Relay {
+        let relay = self.command();
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -S -c "$(ulimit -H -c)" && exec "$0" "$@""#]);
+        command.arg(relay.get_program()).args(relay.get_args());
+        command.current_dir(self.path());
+        Relay::spawn(command, self.path().join("tls.crt"))
+    }
+
     /// Starts one whose spool is on this disk, if that is mounted there.
     pub fn start_on(&self, disk: &SmallDisk) -> Relay {
         Relay::spawn(disk.enter(&self.command()), self.path().join("tls.crt"))
