@@ -27,7 +27,7 @@ use crate::config::{self, Config, Drain};
 use crate::dispatch::{self, Dispatcher, WorkerPanicked};
 use crate::ingress::{self, Ingress};
 use crate::secret::Secret;
-use crate::spool::{self, Spool};
+use crate::spool::{self, Spool, Store};
 
 use config_metrics::ConfigMetrics;
 pub use follow::{Environment, Follower, Version};
@@ -265,7 +265,7 @@ async fn failed(
 }
 
 async fn open(
-    options: spool::Options,
+    store: Store,
     metrics: spool::Metrics,
 ) -> Result<(Spool, mpsc::Receiver<spool::Fatal>), StartError> {
     let (sender, failure) = mpsc::channel(1);
@@ -273,7 +273,10 @@ async fn open(
         tracing::error!(%fatal, "the relay ends");
         let _ = sender.try_send(fatal);
     };
-    let opening = move || Spool::open(&options, metrics, on_fatal);
+    let opening = move || match &store {
+        Store::Disk(options) => Spool::open(options, metrics, on_fatal),
+        Store::Postgres(options) => Spool::connect(options, metrics, on_fatal),
+    };
     let spool = tokio::task::spawn_blocking(opening)
         .await
         .map_err(|_| StartError::Panicked)??;

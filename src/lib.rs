@@ -39,6 +39,7 @@
 //!
 //! 1. A 200 is sent only after the notification and the whole set of its deliveries are on stable storage,
 //!    in one commit: held by `test:a_commit_that_is_late_is_500_and_goes_on`,
+//!    `test:a_commit_that_a_standby_may_not_have_is_no_promise`,
 //!    `test:power_cut_loses_nothing_that_was_acknowledged`,
 //!    `test:what_a_kill_leaves_holds_all_that_was_promised`,
 //!    `test:kill_loop_loses_nothing_that_was_acknowledged`.
@@ -63,6 +64,9 @@
 //! 9. Every delivery ever accepted is accounted for, and what has not settled leaves only at an operator's
 //!    word: held by `test:nothing_is_lost_and_every_delivery_is_accounted_for`,
 //!    `test:a_discard_takes_the_exact_count_or_nothing`, `test:an_audit_tells_each_discrepancy`.
+//! 10. Of relays that share a spool, one at a time has a delivery in hand, and none settles what was taken
+//!     from it: held by `test:a_delivery_is_in_one_relays_hands`,
+//!     `test:a_relay_that_was_not_heard_of_settles_nothing_that_was_taken_from_it`.
 //!
 //! # The rooms, in reading order
 //!
@@ -82,7 +86,8 @@
 //! ```
 //!
 //! Begin with [`ingress`], whose `receive` is the whole plot of a request, and with the header of
-//! `spool/disk.rs`, which says what a crash at each point leaves.
+//! `spool/disk.rs`, which says what a crash at each point leaves (`spool/postgres.rs`, where many relays
+//! share one).
 
 pub mod clock;
 pub mod name;

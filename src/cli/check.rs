@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{ConfigFile, Environment, Failure, print};
 use crate::config::Config;
+use crate::spool::{Spool, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -14,6 +15,9 @@ pub(super) struct Arguments {
     /// Relative paths in it begin at its own folder: keep it beside the new one.
     #[arg(long, value_name = "OLD")]
     against: Option<PathBuf>,
+    /// Also connect to the server of `spool.postgres`, and see whether it would keep what it is given
+    #[arg(long)]
+    connect: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result<(), Failure> {
@@ -27,6 +31,9 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result
         };
         let old = read(&old, environment)?;
         print(&changes(&old, &config))?;
+    }
+    if let (true, Store::Postgres(options)) = (arguments.connect, &config.spool) {
+        Spool::inspect(options).map_err(|refusal| Failure::spool(refusal.into()))?;
     }
     print("ok\n")
 }

@@ -109,6 +109,14 @@ enum Command {
         #[command(flatten)]
         which: Held,
     },
+    /// Print the SQL that makes the tables of a spool in PostgreSQL, which `run` does itself if it may
+    Migrate {
+        #[arg(long, required = true)]
+        print: bool,
+        /// As in `spool.postgres.schema`
+        #[arg(long, default_value = "suki_relay", value_name = "NAME")]
+        schema: String,
+    },
     /// Print notifications with their exact bytes and headers, as JSON Lines
     Export {
         #[command(flatten)]
@@ -159,6 +167,9 @@ struct Held {
 }
 
 pub(super) fn run(arguments: &Arguments, environment: Environment<'static>) -> Result<(), Failure> {
+    if let Command::Migrate { schema, .. } = &arguments.command {
+        return print(&crate::spool::migration(schema));
+    }
     runtime()?.block_on(async {
         let desk = Desk::open(&arguments.place, environment)?;
         command(&desk, &arguments.command).await?;
@@ -180,6 +191,8 @@ async fn command(desk: &Desk, command: &Command) -> anyhow::Result<()> {
             let target = format!("/v1/notifications/{id}?body={}", u8::from(*body));
             show(&desk.ask(&Method::GET, &target, None).await?)
         }
+        // Asks nobody: done before there is a desk.
+        Command::Migrate { .. } => Ok(()),
         Command::Export { which } => return list(desk, which, "&body=1", one_line).await,
         Command::Replay { id, to, which } => {
             let mut order = which.order();

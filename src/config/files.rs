@@ -6,8 +6,6 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use zeroize::Zeroize;
-
 use super::fingerprint::{Fingerprint, Tape};
 use super::snapshot::Snapshot;
 
@@ -43,10 +41,7 @@ impl Files<'_> {
 pub fn contents(files: &[PathBuf]) -> Fingerprint {
     let (snapshot, tape) = (Snapshot::default(), Tape::default());
     for file in files {
-        let mut read = snapshot.read(file);
-        tape.note(file, &read);
-        // It may be a secret.
-        read.iter_mut().for_each(Zeroize::zeroize);
+        tape.note(file, &snapshot.read(file));
     }
     tape.fingerprint()
 }
@@ -65,9 +60,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
             "it is a socket, pipe or device; name a file",
         ));
     }
-    // As large as it will be: what a vector leaves behind when it grows is not wiped.
-    let length = metadata.len().min(FILE_BYTES_MAX + 1);
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    let mut bytes = Vec::new();
     File::open(path)?
         .take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)?;

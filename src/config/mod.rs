@@ -29,6 +29,7 @@ mod routes;
 mod shown;
 mod snapshot;
 mod sources;
+mod store;
 mod targets;
 mod tls;
 mod tree;
@@ -58,7 +59,7 @@ pub use tree::Place;
 pub use watch::{Mode as WatchMode, POLL_EVERY, Watch};
 
 use crate::routing::Routing;
-use crate::spool;
+use crate::spool::Store;
 use block::Block;
 use files::Files;
 use fingerprint::Tape;
@@ -79,7 +80,7 @@ const READS_MAX: usize = 5;
 pub struct Config {
     pub listen: Listen,
     pub admin: Admin,
-    pub spool: spool::Options,
+    pub spool: Store,
     pub drain: Drain,
     pub routing: Routing,
     /// What it amounts to, to be compared with another version's.
@@ -204,7 +205,7 @@ impl Config {
 struct Parts {
     listen: Listen,
     admin: Admin,
-    spool: spool::Options,
+    spool: Store,
     drain: Drain,
     routing: Routing,
 }
@@ -213,7 +214,7 @@ impl Parts {
     fn read(root: &Block<'_>) -> Read<Self> {
         let listen = root.required("listen").and_then(|at| listen::read(&at));
         let admin = process::admin(root);
-        let spool = process::spool(root);
+        let spool = store::read(root);
         let drain = process::drain(root);
         let routing = routing(root, spool.as_ref().ok());
         let (listen, admin, spool) = (listen?, admin?, spool?);
@@ -223,7 +224,11 @@ impl Parts {
                 "the same address as `listen`; give it another port",
             );
         }
-        if listen.limits.body_bytes as u64 > spool.capacity_bytes {
+        let disk_bytes = match &spool {
+            Store::Disk(disk) => disk.capacity_bytes,
+            Store::Postgres(_) => u64::MAX,
+        };
+        if listen.limits.body_bytes as u64 > disk_bytes {
             return root.problem(
                 "spool",
                 "`disk.capacity` is below `listen.limits.body`; make it larger",
@@ -248,8 +253,8 @@ impl Parts {
     }
 }
 
-fn routing(root: &Block<'_>, spool: Option<&spool::Options>) -> Read<Routing> {
-    let keep_delivered = spool.map(|spool| spool.keep_delivered);
+fn routing(root: &Block<'_>, spool: Option<&Store>) -> Read<Routing> {
+    let keep_delivered = spool.map(Store::keep_delivered);
     let sources = root
         .required("sources")
         .and_then(|at| sources::read(&at, keep_delivered));

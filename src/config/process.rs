@@ -1,18 +1,13 @@
-//! `admin`, `spool`, `drain`: what belongs to the process and changes only with a restart.
+//! `admin`, `drain`: what belongs to the process and changes only with a restart.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
-
-use zeroize::Zeroizing;
 
 use super::block::Block;
 use super::listen::address;
-use super::reader::{At, Read};
-use super::references::{file, secret};
-use super::units::ShownSize;
+use super::reader::Read;
+use super::references::secret;
 use crate::secret::Secret;
-use crate::spool::{self, Keys};
 
 /// The listener for metrics and probes, and the operator's.
 #[derive(Clone, Debug)]
@@ -41,9 +36,6 @@ pub struct Drain {
 
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9740);
 const OPERATOR_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9741);
-const SPOOL_PATH: &str = "/var/lib/suki-relay";
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
 
 pub(super) fn admin(root: &Block<'_>) -> Read<Admin> {
     let block = root.block("admin", &["address", "operator"])?;
@@ -77,45 +69,6 @@ fn operator(admin: &Block<'_>) -> Read<Operator> {
         );
     }
     Ok(Operator { address, token })
-}
-
-pub(super) fn spool(root: &Block<'_>) -> Read<spool::Options> {
-    let block = root.block("spool", &["disk", "keep_delivered", "unverified_capacity"])?;
-    let keep_delivered = block.or("keep_delivered", Duration::from_hours(72), |at| {
-        at.duration(Duration::from_secs(1)..=Duration::from_hours(8760))
-    });
-    let disk = block.block("disk", &["path", "capacity", "key_file"])?;
-    let files = root.around.files;
-    let path = disk.or("path", PathBuf::from(SPOOL_PATH), |at| {
-        Ok(files.resolve(&at.text()?.value))
-    });
-    let capacity_bytes = disk.or("capacity", 4 * GIB, |at| at.size(MIB..=16 * 1024 * GIB));
-    let keys = disk.maybe("key_file", keys);
-    let unverified = block.or("unverified_capacity", 64 * MIB, unverified_capacity);
-    Ok(spool::Options {
-        path: path?,
-        capacity_bytes: capacity_bytes?,
-        keys: keys?,
-        keep_delivered: keep_delivered?,
-        unverified_capacity_bytes: unverified?,
-    })
-}
-
-fn keys(at: &At<'_>) -> Read<Keys> {
-    let (path, bytes) = file(at)?;
-    let keys = Keys::parse(&Zeroizing::new(bytes));
-    keys.or_else(|error| at.problem(format!("{}: {error}", path.display())))
-}
-
-/// Nothing at all, or enough to be of use.
-fn unverified_capacity(at: &At<'_>) -> Read<u64> {
-    match at.size(0..=1024 * GIB)? {
-        bytes @ 1..MIB => at.problem(format!(
-            "`{}` is less than `1MiB`; make it larger, or turn the ring off with `0B`",
-            ShownSize(bytes)
-        )),
-        bytes => Ok(bytes),
-    }
 }
 
 pub(super) fn drain(root: &Block<'_>) -> Read<Drain> {

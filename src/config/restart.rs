@@ -6,33 +6,21 @@ use super::listen::Listen;
 use super::process::{Admin, Drain};
 use super::tls::Settings;
 use crate::ingress::Limits;
-use crate::spool;
+use crate::spool::{self, PostgresOptions, Store};
 
 /// What such settings are, each by its key, in the order of the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fixed(Vec<(&'static str, String)>);
 
 impl Fixed {
-    pub fn of(listen: &Listen, admin: &Admin, spool: &spool::Options, drain: &Drain) -> Self {
+    pub fn of(listen: &Listen, admin: &Admin, spool: &Store, drain: &Drain) -> Self {
         let mut fixed = Self::default();
         fixed.listen(listen);
         let Admin { address, operator } = admin;
         fixed.add("admin.address", address);
         let operator = operator.as_ref();
         fixed.add("admin.operator.address", &operator.map(|it| it.address));
-        let spool::Options {
-            path,
-            capacity_bytes,
-            keys,
-            keep_delivered,
-            unverified_capacity_bytes,
-        } = spool;
-        fixed.add("spool.disk.path", path);
-        fixed.add("spool.disk.capacity", capacity_bytes);
-        let keys = keys.as_ref().map(spool::Keys::fingerprint);
-        fixed.add("spool.disk.key_file", &keys);
-        fixed.add("spool.keep_delivered", keep_delivered);
-        fixed.add("spool.unverified_capacity", unverified_capacity_bytes);
+        fixed.spool(spool);
         let Drain { delay, deadline } = drain;
         fixed.add("drain.delay", delay);
         fixed.add("drain.deadline", deadline);
@@ -46,6 +34,50 @@ impl Fixed {
             .filter(|(mine, others)| mine != others)
             .map(|((key, _), _)| *key)
             .collect()
+    }
+
+    /// The keys of either store: one may be exchanged for the other.
+    fn spool(&mut self, store: &Store) {
+        let (disk, postgres) = match store {
+            Store::Disk(options) => (Some(options), None),
+            Store::Postgres(options) => (None, Some(options)),
+        };
+        let disk = disk.map(
+            |spool::Options {
+                 path,
+                 capacity_bytes,
+                 keys,
+                 keep_delivered: _,
+                 unverified_capacity_bytes,
+             }| {
+                (
+                    path,
+                    capacity_bytes,
+                    keys.as_ref().map(spool::Keys::fingerprint),
+                    unverified_capacity_bytes,
+                )
+            },
+        );
+        self.add("spool.disk.path", &disk.as_ref().map(|it| it.0));
+        self.add("spool.disk.capacity", &disk.as_ref().map(|it| it.1));
+        self.add("spool.disk.key_file", &disk.as_ref().map(|it| &it.2));
+        self.add("spool.unverified_capacity", &disk.as_ref().map(|it| it.3));
+        self.add("spool.keep_delivered", &store.keep_delivered());
+        self.postgres(postgres);
+    }
+
+    fn postgres(&mut self, options: Option<&PostgresOptions>) {
+        self.add(
+            "spool.postgres.url",
+            &options.map(PostgresOptions::fingerprint),
+        );
+        self.add("spool.postgres.schema", &options.map(|it| &it.schema));
+        self.add("spool.postgres.pool", &options.map(|it| it.connections));
+        let tls = options.map(|it| it.tls.as_ref().map(|tls| &tls.trusted));
+        self.add("spool.postgres.tls", &tls);
+        let timeout = options.map(|it| it.statement_timeout);
+        self.add("spool.postgres.statement_timeout", &timeout);
+        self.add("spool.postgres.lease", &options.map(|it| it.lease));
     }
 
     fn listen(&mut self, listen: &Listen) {

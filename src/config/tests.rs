@@ -55,6 +55,11 @@ impl Disk {
             ("other.key", other.serialize_pem().into_bytes()),
             ("ca.crt", format!("{certificate}{certificate}").into_bytes()),
             ("damaged.crt", damaged.into_bytes()),
+            (
+                "database",
+                b"postgres://relay:hunter2@db.example:5432/spool\n".to_vec(),
+            ),
+            ("nearby", b"postgres://relay@localhost/spool".to_vec()),
             ("secret", b"0123456789abcdef\n".to_vec()),
             ("empty", Vec::new()),
             (
@@ -163,12 +168,19 @@ fn announced(found: &str, expected: &str) -> bool {
         .is_some_and(|what| what.starts_with(':') && what.contains(fragment))
 }
 
+fn on_disk(config: &Config) -> &crate::spool::Options {
+    match &config.spool {
+        Store::Disk(options) => options,
+        Store::Postgres(_) => panic!("on a disk"),
+    }
+}
+
 #[test]
 fn the_shipped_config_loads_on_a_laptop() {
     let path = Path::new(ROOT).join("config.yaml");
     let config = Config::read(&path, &env).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(config.listen.address.ip().is_loopback() && config.admin.address.ip().is_loopback());
-    assert_eq!(config.spool.path, Path::new(ROOT).join("spool"));
+    assert_eq!(on_disk(&config).path, Path::new(ROOT).join("spool"));
     assert_eq!(config.warnings, []);
     assert_eq!(config.files, [path]);
 }
@@ -180,9 +192,15 @@ fn the_shipped_config_shows_the_defaults() {
     let minimal = parse(&minimal(), &disk).expect("minimal.yaml");
     assert_eq!(shipped.listen.limits, minimal.listen.limits);
     assert_eq!(shipped.drain, minimal.drain);
-    assert_eq!(shipped.spool.capacity_bytes, minimal.spool.capacity_bytes);
-    assert_eq!(shipped.spool.keep_delivered, minimal.spool.keep_delivered);
-    let ring = |config: &Config| config.spool.unverified_capacity_bytes;
+    assert_eq!(
+        on_disk(&shipped).capacity_bytes,
+        on_disk(&minimal).capacity_bytes
+    );
+    assert_eq!(
+        shipped.spool.keep_delivered(),
+        minimal.spool.keep_delivered()
+    );
+    let ring = |config: &Config| on_disk(config).unverified_capacity_bytes;
     assert_eq!(ring(&shipped), ring(&minimal));
     let policy = |config: &Config| {
         config

@@ -88,9 +88,15 @@ impl Window {
         self.taken.remove(&sequence);
     }
 
-    /// Forgets what waits, and not what is taken.
-    pub fn clear(&mut self) {
-        self.waiting.clear();
+    /// How many to ask for if one is to be tried: what is taken is among them.
+    pub fn wants_one(&self) -> usize {
+        1 + self.taken.len()
+    }
+
+    /// Forgets what waits, and not what is taken; returns the sequences of what waited.
+    pub fn clear(&mut self) -> Vec<i64> {
+        let waited = self.waiting.drain(..);
+        waited.map(|due| due.key.sequence).collect()
     }
 
     fn take(&mut self, may: impl Fn(&Due) -> bool) -> Option<Due> {

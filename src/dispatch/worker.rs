@@ -50,6 +50,8 @@ pub struct TargetWorker {
     /// Something may have come in behind that.
     unseen: bool,
     reads_fail: bool,
+    /// What waited here and is for others to deliver, if there are others.
+    given_up: Vec<i64>,
     attempts: Attempts,
     settling: JoinSet<Durable>,
 }
@@ -78,6 +80,7 @@ impl TargetWorker {
             more: false,
             unseen: false,
             reads_fail: false,
+            given_up: Vec::new(),
             attempts: Attempts::default(),
             settling: JoinSet::new(),
         }
@@ -119,6 +122,8 @@ impl TargetWorker {
 
     /// Ends the attempts in hand, and waits for what was settled, as long as there is time.
     async fn stop(mut self, deadline: Instant) {
+        self.give_up();
+        self.give_back().await;
         while self.attempts.len() + self.settling.len() > 0 {
             tokio::select! {
                 biased;
@@ -129,8 +134,22 @@ impl TargetWorker {
         }
     }
 
+    /// Lets go of what waits here: another relay may have it.
+    fn give_up(&mut self) {
+        self.given_up.append(&mut self.window.clear());
+        self.more = true;
+    }
+
+    async fn give_back(&mut self) {
+        let given_up = mem::take(&mut self.given_up);
+        if !given_up.is_empty() {
+            self.house.spool.give_back(&self.name, &given_up).await;
+        }
+    }
+
     /// Fills the window, if there may be something new and room for it.
     async fn look(&mut self) {
+        self.give_back().await;
         let Some(target) = &self.target else {
             return self.look_for_held().await;
         };
@@ -141,7 +160,11 @@ impl TargetWorker {
             return;
         }
         if news || self.more && low {
-            let limit = self.window.wants(in_flight_max);
+            let limit = if self.breaker.is_open() {
+                self.window.wants_one()
+            } else {
+                self.window.wants(in_flight_max)
+            };
             let Some(page) = self.read(limit).await else {
                 return;
             };
@@ -172,10 +195,11 @@ impl TargetWorker {
         if self.look_at > Instant::now() {
             return;
         }
-        let Some(page) = self.read(1).await else {
+        self.look_at = Instant::now() + LOOK_EVERY;
+        let Ok(held) = self.house.spool.owes(&self.name).await else {
+            self.look_at = Instant::now() + READ_PAUSE;
             return;
         };
-        let held = !page.deliveries.is_empty() || page.next_due_at.is_some();
         if held && self.metrics.missing.get() == 0 {
             tracing::warn!(
                 target = %self.name,
@@ -212,6 +236,9 @@ impl TargetWorker {
         let Some(target) = self.target.clone() else {
             return;
         };
+        if !self.house.spool.holds_claims() && !self.window.clear().is_empty() {
+            self.look_at = Instant::now();
+        }
         loop {
             let in_flight_max = target.policy.in_flight_max;
             let next = match self.breaker.allows(Instant::now(), in_flight_max) {
@@ -265,11 +292,14 @@ impl TargetWorker {
             &policy.breaker,
         );
         match change {
-            Some(Change::Opened) => tracing::warn!(
-                target = %self.name,
-                reason = outcome.label(),
-                "the target fails; its deliveries wait, and single attempts probe it"
-            ),
+            Some(Change::Opened) => {
+                self.give_up();
+                tracing::warn!(
+                    target = %self.name,
+                    reason = outcome.label(),
+                    "the target fails; its deliveries wait, and single attempts probe it"
+                );
+            }
             Some(Change::Closed) => tracing::info!(target = %self.name, "the target answers again"),
             None => {}
         }
@@ -290,8 +320,7 @@ impl TargetWorker {
         self.breaker.forget();
         self.metrics.breaker_open.set(0);
         self.metrics.missing.set(0);
-        self.window.clear();
-        self.more = false;
+        self.give_up();
         self.look_at = Instant::now();
         self.target = target;
     }

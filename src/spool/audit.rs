@@ -3,8 +3,10 @@
 //! It reads every row and every byte of content once, in one transaction: minutes for many gigabytes, and
 //! meanwhile the log of a running relay only grows. It changes nothing.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use super::disk::ledger::Standings;
 use super::{DeliveryState, ReadError, Spool};
 use crate::name::Name;
 
@@ -53,13 +55,37 @@ impl Spool {
     ///
     /// Cancellation: safe; the audit ends by itself.
     pub async fn audit(&self) -> Result<Audit, ReadError> {
-        self.disk.audit().await
+        self.engine.audit().await
     }
 }
 
 impl Audit {
     pub const fn is_clean(&self) -> bool {
         self.discrepancies.is_empty()
+    }
+
+    /// Notes where the counters say other than the rows, target by target.
+    pub(super) fn hold(
+        &mut self,
+        counted: &HashMap<Name, Standings>,
+        there: &HashMap<Name, Standings>,
+    ) {
+        let targets: BTreeSet<&Name> = counted.keys().chain(there.keys()).collect();
+        for target in targets {
+            let counted = counted.get(target).copied().unwrap_or_default();
+            let there = there.get(target).copied().unwrap_or_default();
+            for state in DeliveryState::ALL {
+                let (counted, rows) = (counted[state as usize], there[state as usize]);
+                if counted != rows {
+                    self.note(Discrepancy::Ledger {
+                        target: target.clone(),
+                        state,
+                        counted,
+                        rows,
+                    });
+                }
+            }
+        }
     }
 
     pub(super) fn note(&mut self, discrepancy: Discrepancy) {

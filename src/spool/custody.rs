@@ -2,7 +2,8 @@
 //!
 //! Promises:
 //! * Nothing is left out in silence: a list is read page by page, from a [`Cursor`] that the page before
-//!   it gave, to its end. What is accepted meanwhile comes last.
+//!   it gave, to its end. What is accepted meanwhile comes last; where other relays accept as well, it may
+//!   come too late for this list.
 //! * Content is read only when it is asked for.
 //! * An order is carried out in commits of a bounded size, between which submissions have their turn. It
 //!   goes on when whoever ordered it leaves. A crash cuts it short between two commits: what is done stays
@@ -235,24 +236,24 @@ impl Spool {
     ///
     /// Cancellation: dropping the future takes nothing back; the order is carried out.
     pub async fn replay(&self, replay: Replay) -> Result<Done, CustodyError> {
-        let disk = self.disk.clone();
-        ordered(async move { disk.replay(replay).await }).await
+        let engine = self.engine.clone();
+        ordered(async move { engine.replay(replay).await }).await
     }
 
     /// Lets go of what matches, if it is as many as the order says.
     ///
     /// Cancellation: dropping the future takes nothing back; the order is carried out.
     pub async fn discard(&self, discard: Discard) -> Result<Done, CustodyError> {
-        let disk = self.disk.clone();
-        ordered(async move { disk.discard(discard).await }).await
+        let engine = self.engine.clone();
+        ordered(async move { engine.discard(discard).await }).await
     }
 
     /// Takes notifications out of quarantine, each with its deliveries in one commit.
     ///
     /// Cancellation: dropping the future takes nothing back; the order is carried out.
     pub async fn release(&self, releases: Vec<Release>, by: Name) -> Result<Done, CustodyError> {
-        let disk = self.disk.clone();
-        ordered(async move { disk.release(releases, by).await }).await
+        let engine = self.engine.clone();
+        ordered(async move { engine.release(releases, by).await }).await
     }
 
     /// The notifications that match, after a cursor, at most `limit` or [`PAGE_MAX`] of them.
@@ -264,9 +265,8 @@ impl Spool {
         after: Cursor,
         limit: usize,
     ) -> Result<Page, ReadError> {
-        self.disk
-            .list(filter, after, limit.clamp(1, PAGE_MAX))
-            .await
+        let limit = limit.clamp(1, PAGE_MAX);
+        self.engine.list(filter, after, limit).await
     }
 
     /// The exact bytes and headers of one; `None` if they have left, cannot be read, or are not what was
@@ -274,7 +274,7 @@ impl Spool {
     ///
     /// Cancellation: safe; it changes nothing.
     pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
-        self.disk.record(sequence).await
+        self.engine.record(sequence).await
     }
 
     /// The notification of this id with its exact bytes and headers: one for each source that has it,
@@ -282,7 +282,7 @@ impl Spool {
     ///
     /// Cancellation: safe; it changes nothing.
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
-        self.disk.find(id).await
+        self.engine.find(id).await
     }
 }
 

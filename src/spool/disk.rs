@@ -36,25 +36,25 @@
 
 mod audit;
 mod ballast;
-mod books;
+pub(super) mod books;
 mod checkpoint;
-mod custody;
-mod delivery;
+pub(super) mod custody;
+pub(super) mod delivery;
 mod fault;
 mod folder;
-mod history;
-mod ledger;
+pub(super) mod history;
+pub(super) mod ledger;
 mod orders;
-mod queue;
-mod read;
+pub(super) mod queue;
+pub(super) mod read;
 mod record;
-mod rows;
+pub(super) mod rows;
 mod seal;
-mod select;
+pub(super) mod select;
 mod show;
-mod signals;
+pub(super) mod signals;
 mod upkeep;
-mod wakes;
+pub(super) mod wakes;
 mod witness;
 mod writer;
 
@@ -229,27 +229,16 @@ impl Disk {
         self.read(read::Reader::targets_owed).await
     }
 
-    /// Steps on until the page is full, or the list at its end.
-    pub async fn list(
+    /// What one step finds; the page may be short, or empty, and not the last.
+    pub async fn list_step(
         &self,
         filter: &Filter,
-        mut after: Cursor,
+        after: Cursor,
         limit: usize,
     ) -> Result<Page, ReadError> {
-        filter.check()?;
-        let mut page = Page::default();
-        loop {
-            let filter = filter.clone();
-            let left = limit - page.entries.len();
-            let step = self.read(move |reader| reader.list(&filter, after, left));
-            let mut step = step.await?;
-            page.entries.append(&mut step.entries);
-            page.next = step.next;
-            match step.next {
-                Some(next) if page.entries.len() < limit => after = next,
-                _ => return Ok(page),
-            }
-        }
+        let filter = filter.clone();
+        self.read(move |reader| reader.list(&filter, after, limit))
+            .await
     }
 
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
@@ -274,6 +263,10 @@ impl Disk {
 
     pub async fn counts(&self) -> Result<Counts, ReadError> {
         self.read(read::Reader::counts).await
+    }
+
+    pub fn queue(&self) -> &Queue {
+        &self.shared.queue
     }
 
     pub fn wake(&self, target: &Name) -> Arc<Notify> {

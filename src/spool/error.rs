@@ -25,6 +25,8 @@ pub enum OpenError {
     Foreign { path: PathBuf },
     #[error("spool {path}: {fault}; nothing was changed")]
     Keys { path: PathBuf, fault: KeyFault },
+    #[error("spool.postgres: {what}")]
+    Server { what: String },
     #[error("spool {path}: {action}: {cause}")]
     Io {
         path: PathBuf,

@@ -1,6 +1,6 @@
 //! The spool: the only door between ingress and dispatch, and the only room that knows SQL.
 //!
-//! What any spool promises:
+//! Kept on a disk (`disk.rs`) or in a server that many relays share (`postgres.rs`). What any spool promises:
 //! * [`Spool::accept`] returns `Ok` only once the notification, the whole set of its deliveries and its
 //!   mark for duplicates are on stable storage, in one commit. Requests that wait together share one.
 //! * The same bytes at the same source are kept once; a second copy learns the first one's [`Verdict`],
@@ -11,17 +11,21 @@
 //! * A record that cannot be read, or is not to the bit what was received, is never delivered, and delays
 //!   no other.
 //! * Opened with [`Keys`], it keeps bodies and header fields encrypted, and opens with no others.
-//! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync ends the
-//!   process with exit code 74: after one, nothing read back from that file can be trusted.
+//! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync of a file of
+//!   ours ends the process with exit code 74: after one, nothing read back from it can be trusted.
 
 mod audit;
 mod custody;
 mod disk;
+mod engine;
 mod error;
 mod keys;
 mod metrics;
+mod orders;
+mod postgres;
 mod ring;
 mod sealed;
+mod verdict;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -39,10 +43,14 @@ pub use custody::{
     Content, Cursor, CustodyError, Delivery, DeliveryState, Discard, Done, Entry, Event, EventKind,
     Filter, Found, IDS_MAX, PAGE_MAX, Page, Release, Replay, ReplayTo, State,
 };
+use engine::Engine;
+pub use engine::Store;
 pub use error::{Fatal, KeyFault, OpenError, ReadError};
 pub use keys::{Keys, KeysError};
 pub use metrics::Metrics;
+pub use postgres::{CONNECTIONS_MIN, PostgresOptions, ServerTls, migration};
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
+pub use verdict::{Reason, Verdict};
 
 /// A handle on the spool; cheap to clone. The last one to go closes it: what waits is written first,
 /// which takes as long as the disk does.
@@ -50,10 +58,10 @@ pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 pub struct Spool {
     /// First: it lets go of the folder before the disk unlocks it.
     ring: Ring,
-    disk: Arc<disk::Disk>,
+    engine: Engine,
 }
 
-/// How a spool is kept.
+/// How a spool is kept on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Folder of this relay's own; made if it is not there.
@@ -77,26 +85,6 @@ pub struct Submission {
     pub targets: Vec<Name>,
     /// Kept for an operator, beside or instead of deliveries.
     pub quarantine: Option<Reason>,
-}
-
-/// What the sender was told of a notification that is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// 200
-    Accepted,
-    /// 400
-    Invalid,
-}
-
-/// Why an authentic notification is in quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    Invalid,
-    Stale,
-    Future,
-    BadTimestamp,
-    Unrouted,
-    RouteError,
 }
 
 /// What became of a submission; either way it is on stable storage.
@@ -211,10 +199,7 @@ impl Spool {
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let disk = disk::Disk::open(options, metrics.clone(), on_fatal)?;
-        Ok(Self {
-            ring: Ring::start(options, metrics),
-            disk: Arc::new(disk),
-        })
+        Ok(Self::on_disk(disk, options, metrics))
     }
 
     /// Opens the spool of a relay that does not run, for an operator. Nothing is made that is not there,
@@ -233,17 +218,40 @@ impl Spool {
             unverified_capacity_bytes: u64::MAX,
         };
         let disk = disk::Disk::open_existing(&options, metrics.clone(), on_fatal)?;
+        Ok(Self::on_disk(disk, &options, metrics))
+    }
+
+    /// Opens the spool that many relays share; makes its tables if they are not there. There is no ring
+    /// of unverified requests then: it is a file. Blocks on the server.
+    pub fn connect(
+        options: &PostgresOptions,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let postgres = postgres::Postgres::open(options, metrics, on_fatal)?;
         Ok(Self {
-            ring: Ring::start(&options, metrics),
-            disk: Arc::new(disk),
+            ring: Ring::none(),
+            engine: Engine::Postgres(Arc::new(postgres)),
         })
+    }
+
+    /// Whether [`Spool::connect`] would open it; changes nothing. Blocks on the server.
+    pub fn inspect(options: &PostgresOptions) -> Result<(), OpenError> {
+        postgres::Postgres::inspect(options)
+    }
+
+    fn on_disk(disk: disk::Disk, options: &Options, metrics: Metrics) -> Self {
+        Self {
+            ring: Ring::start(options, metrics),
+            engine: Engine::Disk(Arc::new(disk)),
+        }
     }
 
     /// Keeps a submission: `Ok` once it is on stable storage, with all its deliveries.
     ///
     /// Cancellation: dropping the future takes nothing back; the submission may be kept.
     pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
-        self.disk.accept(submission).await
+        self.engine.accept(submission).await
     }
 
     /// Records what an attempt did. The receiver resolves once that is on stable storage, and fails
@@ -251,7 +259,7 @@ impl Spool {
     ///
     /// As many may wait as attempts are in flight: the caller bounds them.
     pub fn settle(&self, settlement: Settlement) -> oneshot::Receiver<()> {
-        self.disk.settle(settlement)
+        self.engine.settle(settlement)
     }
 
     /// The target's first deliveries that are due, those included that the caller holds already: it
@@ -264,7 +272,7 @@ impl Spool {
         now: Timestamp,
         limit: usize,
     ) -> Result<DuePage, ReadError> {
-        self.disk.due(target, now, limit).await
+        self.engine.due(target, now, limit).await
     }
 
     /// The target's deliveries that were never tried and came due at `since` or later, oldest first:
@@ -279,40 +287,59 @@ impl Spool {
         now: Timestamp,
         limit: usize,
     ) -> Result<DuePage, ReadError> {
-        self.disk.fresh(target, since, now, limit).await
+        self.engine.fresh(target, since, now, limit).await
+    }
+
+    /// Whether anything is owed to a target that is not ours to deliver to: it is left where it is.
+    ///
+    /// Cancellation: safe; it changes nothing.
+    pub async fn owes(&self, target: &Name) -> Result<bool, ReadError> {
+        self.engine.owes(target).await
+    }
+
+    /// Gives deliveries back that [`Spool::due`] handed out and that were not begun: another relay may have
+    /// them. To be awaited before `due` is asked again.
+    pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
+        self.engine.give_back(target, sequences).await;
+    }
+
+    /// False while what [`Spool::due`] handed out may be in another relay's hands: begin none of it, ask
+    /// again.
+    pub fn holds_claims(&self) -> bool {
+        self.engine.holds_claims()
     }
 
     /// Every target that is owed a delivery, whether the config still names it or not.
     ///
     /// Cancellation: safe; it changes nothing.
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
-        self.disk.targets_owed().await
+        self.engine.targets_owed().await
     }
 
     /// Notified after each commit that put deliveries for the target. It remembers one notification,
     /// so none is missed between [`Spool::due`] and waiting. For one waiter a target.
     pub fn wake(&self, target: &Name) -> Arc<Notify> {
-        self.disk.wake(target)
+        self.engine.wake(target)
     }
 
     /// Makes the target's series, with 0 if it has nothing yet.
     pub fn watch_target(&self, target: &Name) {
-        self.disk.watch_target(target);
+        self.engine.watch_target(target);
     }
 
     /// How long the writer has been at the disk; `None` while it waits for work.
     pub fn writer_busy_for(&self) -> Option<Duration> {
-        self.disk.writer_busy_for()
+        self.engine.writer_busy_for()
     }
 
     /// False after a [`Fatal`].
     pub fn is_open(&self) -> bool {
-        self.disk.is_open()
+        self.engine.is_open()
     }
 
     /// Counts rows, not gauges: for operators and tests, it reads the whole of two indexes.
     pub async fn counts(&self) -> Result<Counts, ReadError> {
-        self.disk.counts().await
+        self.engine.counts().await
     }
 }
 
@@ -322,48 +349,5 @@ impl fmt::Debug for Spool {
     }
 }
 
-impl Verdict {
-    /// The number each has on disk.
-    pub const fn code(self) -> i64 {
-        match self {
-            Self::Accepted => 200,
-            Self::Invalid => 400,
-        }
-    }
-
-    /// The verdict of a number on disk: [`Verdict::code`] wrote it.
-    const fn from_code(code: i64) -> Self {
-        if code == Self::Invalid.code() {
-            Self::Invalid
-        } else {
-            Self::Accepted
-        }
-    }
-}
-
-impl Reason {
-    pub const ALL: [Self; 6] = [
-        Self::Invalid,
-        Self::Stale,
-        Self::Future,
-        Self::BadTimestamp,
-        Self::Unrouted,
-        Self::RouteError,
-    ];
-
-    /// The word for it in metrics, commands and on disk.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Invalid => "invalid",
-            Self::Stale => "stale",
-            Self::Future => "future",
-            Self::BadTimestamp => "bad_timestamp",
-            Self::Unrouted => "unrouted",
-            Self::RouteError => "route_error",
-        }
-    }
-
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,11 @@ impl Spool {
 }
 
 impl Ring {
+    /// Keeps nothing.
+    pub(super) const fn none() -> Self {
+        Self(None)
+    }
+
     /// In the spool's folder, which is locked by now.
     pub(super) fn start(options: &Options, metrics: Metrics) -> Self {
         if options.unverified_capacity_bytes == 0 {

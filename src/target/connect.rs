@@ -220,7 +220,8 @@ fn failure(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Failure {
     }
 }
 
-fn client_config(tls: &Tls, secure: bool) -> Result<ClientConfig, BuildError> {
+/// How a server is verified, and what is shown to it.
+pub fn client_config(tls: &Tls, secure: bool) -> Result<ClientConfig, BuildError> {
     let roots = match &tls.ca {
         Some(pem) => given_roots(pem)?,
         None if secure => system_roots().clone(),

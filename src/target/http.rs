@@ -20,7 +20,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout};
-use zeroize::Zeroizing;
 
 use super::connect::{self, Failure, Pool};
 use super::connection::Served;
@@ -285,7 +284,7 @@ pub(super) fn prepare(options: &Options) -> Result<HeaderMap, BuildError> {
         prepared.append(name.clone(), value.clone());
     }
     if let Some(token) = &options.bearer_token {
-        let text = Zeroizing::new([b"Bearer ", token.expose()].concat());
+        let text = [b"Bearer ", token.expose()].concat();
         let mut value = HeaderValue::from_bytes(&text).map_err(|_| BuildError::BearerToken)?;
         value.set_sensitive(true);
         if prepared.insert(AUTHORIZATION, value).is_some() {

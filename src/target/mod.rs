@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::name::Name;
 use crate::notification::Record;
 use crate::retry;
+pub use connect::client_config;
 pub use outcome::{Outcome, Reason};
 
 /// One configured target: how to reach it and how to treat it.

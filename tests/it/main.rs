@@ -25,5 +25,6 @@ mod probes;
 mod readme;
 mod reload;
 mod restart;
+mod shared;
 mod spool_commands;
 mod whole;

@@ -133,13 +133,13 @@ impl Desk {
         dry_run: bool,
     ) -> Result<Outcome, Refusal> {
         let replay = Replay {
-            filter: filter.clone(),
+            filter,
             to,
             by: by()?,
             dry_run,
         };
         let outcome = Outcome::of(self.spool.replay(replay).await?, dry_run);
-        outcome.log("replayed", &filter, dry_run);
+        outcome.log("replayed", dry_run);
         Ok(outcome)
     }
 
@@ -156,24 +156,23 @@ impl Desk {
                 "`count` is missing: say how many go for good; a `dry_run` tells how many match",
             ));
         }
-        let filter = Filter {
-            state: Some(state),
-            reason: order.reason.as_deref().map(ask::reason).transpose()?,
-            target: order
-                .target
-                .as_deref()
-                .map(|text| ask::name("target", text))
-                .transpose()?,
-            ..filter(order.source, order.since, order.ids)?
-        };
         let discard = Discard {
-            filter: filter.clone(),
+            filter: Filter {
+                state: Some(state),
+                reason: order.reason.as_deref().map(ask::reason).transpose()?,
+                target: order
+                    .target
+                    .as_deref()
+                    .map(|text| ask::name("target", text))
+                    .transpose()?,
+                ..filter(order.source, order.since, order.ids)?
+            },
             count: order.count,
             by: by()?,
             dry_run: order.dry_run,
         };
         let outcome = Outcome::of(self.spool.discard(discard).await?, order.dry_run);
-        outcome.log("discarded", &filter, order.dry_run);
+        outcome.log("discarded", order.dry_run);
         Ok(outcome)
     }
 
@@ -197,18 +196,17 @@ impl Desk {
             (_, Some(_)) => return Err(Refusal::bad("only `force` takes `targets`")),
         };
         let wanted = filter(order.source, order.since, order.ids)?;
-        if is_unverified {
-            let outcome = self.reverify(&wanted, order.dry_run).await?;
-            outcome.log("reverified", &wanted, order.dry_run);
-            return Ok(outcome);
-        }
-        let wanted = Filter {
-            state: Some(State::Quarantined),
-            reason: Some(ask::reason(&order.reason)?),
-            ..wanted
+        let outcome = if is_unverified {
+            self.reverify(&wanted, order.dry_run).await?
+        } else {
+            let wanted = Filter {
+                state: Some(State::Quarantined),
+                reason: Some(ask::reason(&order.reason)?),
+                ..wanted
+            };
+            self.release_to(&wanted, &targets, order.dry_run).await?
         };
-        let outcome = self.release_to(&wanted, &targets, order.dry_run).await?;
-        outcome.log("released", &wanted, order.dry_run);
+        outcome.log("released", order.dry_run);
         Ok(outcome)
     }
 
@@ -358,21 +356,10 @@ impl Outcome {
         Self { matched, done }
     }
 
-    fn log(self, what: &'static str, of: &Filter, dry_run: bool) {
+    fn log(self, what: &'static str, dry_run: bool) {
         let Self { matched, done } = self;
         if !dry_run {
-            tracing::info!(
-                what,
-                state = of.state.map(State::as_str),
-                reason = of.reason.map(Reason::as_str),
-                source = of.source.as_ref().map(Name::as_str),
-                target = of.target.as_ref().map(Name::as_str),
-                since = of.since.map(Timestamp::as_millis),
-                ids = of.ids.as_ref().map(Vec::len),
-                matched,
-                done,
-                "an operator's order"
-            );
+            tracing::info!(what, matched, done, "an operator's order");
         }
     }
 }

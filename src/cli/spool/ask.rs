@@ -13,7 +13,6 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use super::Place;
 use crate::admin::operator;
@@ -48,7 +47,11 @@ impl Desk {
                 let read = Config::read(file, environment);
                 let config =
                     read.map_err(|problems| Failure::config(anyhow::anyhow!("{problems}")))?;
-                (config.routing, config.spool.keys)
+                let keys = match config.spool {
+                    spool::Store::Disk(options) => options.keys,
+                    spool::Store::Postgres(_) => None,
+                };
+                (config.routing, keys)
             }
         };
         let registry = prometheus::Registry::new();
@@ -150,7 +153,7 @@ async fn over_http(
 fn bearer(file: &Path) -> anyhow::Result<HeaderValue> {
     let text = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     let token = Secret::from_text(text).with_context(|| format!("{} is empty", file.display()))?;
-    let value = Zeroizing::new([b"Bearer ", token.expose()].concat());
+    let value = [b"Bearer ", token.expose()].concat();
     let mut value = HeaderValue::from_bytes(&value).context("the token is no visible ASCII")?;
     value.set_sensitive(true);
     Ok(value)

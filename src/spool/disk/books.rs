@@ -288,7 +288,7 @@ impl Books {
 }
 
 /// What steps of one delivery change in how its notification stands.
-pub(super) fn standing(steps: &[Step]) -> Change {
+pub(in crate::spool) fn standing(steps: &[Step]) -> Change {
     let mut posting = Posting::default();
     for step in steps {
         posting[*step as usize] += 1;

@@ -3,120 +3,28 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, Result as Sql};
-use tokio::sync::oneshot;
 
 use super::Disk;
-use super::orders::{DEEDS_MAX, Deed, Order};
 use super::read::Reader;
 use super::record::named;
 use super::select::Selector;
-use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::{
-    CustodyError, DeliveryKey, Discard, Done, Filter, Release, Replay, ReplayTo, State,
-};
+use crate::spool::orders::{Plan, Stage, Wanted};
+use crate::spool::{Filter, ReadError};
 
 /// Notifications looked up at once.
-const NOTIFICATIONS_MAX: usize = 100;
-
-/// Deeds whose count is exact, and which therefore are all known before the first is done: 40 MB.
-const COUNTED_MAX: usize = 1_000_000;
-
-/// What is to be done to the notifications that match.
-#[derive(Clone, Debug)]
-enum Plan {
-    Replay(ReplayTo),
-    Discard,
-    LetGo,
-}
-
-/// The next deeds of a plan.
-#[derive(Default)]
-struct Stage {
-    deeds: Vec<Deed>,
-    /// Where the next stage begins; `None` if this is the last.
-    next: Option<i64>,
-}
+pub(in crate::spool) const NOTIFICATIONS_MAX: usize = 100;
 
 impl Disk {
-    pub async fn replay(&self, replay: Replay) -> Result<Done, CustodyError> {
-        let mut filter = replay.filter;
-        if replay.to == ReplayTo::DeadLetters {
-            filter.state = Some(State::DeadLetter);
-        }
-        let plan = Plan::Replay(replay.to);
-        let mut done = Done::default();
-        let mut after = Some(0);
-        while let Some(from) = after {
-            let stage = self.stage(&filter, &plan, from).await?;
-            after = stage.next;
-            done.matched += stage.deeds.len() as u64;
-            if !replay.dry_run {
-                done.done += self.order(stage.deeds, &replay.by).await?;
-            }
-        }
-        Ok(done)
-    }
-
-    pub async fn discard(&self, discard: Discard) -> Result<Done, CustodyError> {
-        let plan = match discard.filter.state {
-            Some(State::DeadLetter) => Plan::Discard,
-            Some(State::Quarantined) => Plan::LetGo,
-            _ => return Err(CustodyError::State),
-        };
-        let mut deeds = Vec::new();
-        let mut after = Some(0);
-        while let Some(from) = after {
-            let mut stage = self.stage(&discard.filter, &plan, from).await?;
-            after = stage.next;
-            deeds.append(&mut stage.deeds);
-            if deeds.len() > COUNTED_MAX {
-                return Err(CustodyError::TooMany { max: COUNTED_MAX });
-            }
-        }
-        let matched = deeds.len() as u64;
-        if discard.dry_run {
-            return Ok(Done { matched, done: 0 });
-        }
-        let expected = discard.count.unwrap_or_default();
-        if expected != matched {
-            let found = matched;
-            return Err(CustodyError::Count { expected, found });
-        }
-        let done = self.order(deeds, &discard.by).await?;
-        Ok(Done { matched, done })
-    }
-
-    pub async fn release(&self, releases: Vec<Release>, by: Name) -> Result<Done, CustodyError> {
-        let matched = releases.len() as u64;
-        let to_somebody = releases.into_iter().filter(|one| !one.targets.is_empty());
-        let deeds =
-            to_somebody.map(|Release { sequence, targets }| Deed::Release { sequence, targets });
-        let done = self.order(deeds.collect(), &by).await?;
-        Ok(Done { matched, done })
-    }
-
-    /// One order after the other: how many deeds changed something.
-    async fn order(&self, deeds: Vec<Deed>, by: &Name) -> Result<u64, CustodyError> {
-        let mut done = 0;
-        for deeds in deeds.chunks(DEEDS_MAX) {
-            let (answer, answered) = oneshot::channel();
-            self.shared.queue.order(Order {
-                deeds: deeds.to_vec(),
-                by: by.clone(),
-                at: Timestamp::now(),
-                answer,
-            })?;
-            done += answered.await.map_err(|_| CustodyError::Ended)??;
-        }
-        Ok(done)
-    }
-
-    async fn stage(&self, filter: &Filter, plan: &Plan, after: i64) -> Result<Stage, CustodyError> {
-        filter.check()?;
+    pub async fn stage(
+        &self,
+        filter: &Filter,
+        plan: &Plan,
+        after: i64,
+    ) -> Result<Stage, ReadError> {
         let (filter, plan) = (filter.clone(), plan.clone());
-        let stage = self.read(move |reader| reader.stage(&filter, &plan, after));
-        Ok(stage.await?)
+        self.read(move |reader| reader.stage(&filter, &plan, after))
+            .await
     }
 }
 
@@ -132,32 +40,13 @@ impl Reader {
             ..Stage::default()
         };
         for sequence in found.sequences {
-            let key = |target| DeliveryKey { sequence, target };
-            match plan {
-                Plan::LetGo => stage.deeds.push(Deed::LetGo { sequence }),
-                Plan::Replay(ReplayTo::Targets(targets)) => {
-                    let replays = targets.iter().cloned().map(key).map(Deed::Replay);
-                    stage.deeds.extend(replays);
-                }
-                Plan::Replay(ReplayTo::All) => {
-                    let all = deliveries(&snapshot, &mut self.names, sequence, None)?;
-                    stage
-                        .deeds
-                        .extend(all.into_iter().map(key).map(Deed::Replay));
-                }
-                Plan::Replay(ReplayTo::DeadLetters) => {
-                    let dead = deliveries(&snapshot, &mut self.names, sequence, Some(&selector))?;
-                    stage
-                        .deeds
-                        .extend(dead.into_iter().map(key).map(Deed::Replay));
-                }
-                Plan::Discard => {
-                    let dead = deliveries(&snapshot, &mut self.names, sequence, Some(&selector))?;
-                    stage
-                        .deeds
-                        .extend(dead.into_iter().map(key).map(Deed::Discard));
-                }
-            }
+            let names = &mut self.names;
+            let targets = match plan.wants() {
+                Wanted::Nothing => Vec::new(),
+                Wanted::All => deliveries(&snapshot, names, sequence, None)?,
+                Wanted::Dead => deliveries(&snapshot, names, sequence, Some(&selector))?,
+            };
+            stage.deeds.extend(plan.deeds(sequence, targets));
         }
         Ok(stage)
     }

@@ -11,7 +11,7 @@ use crate::spool::{DeliveryState, EventKind, Settled, Settlement};
 
 /// A row of `delivery`, without its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(in crate::spool) struct Row {
     pub state: DeliveryState,
     pub attempts: u32,
     pub due_at: Timestamp,
@@ -155,7 +155,7 @@ impl Row {
 }
 
 /// The state that a column holds.
-pub(super) fn state(row: &rusqlite::Row<'_>, column: usize) -> Sql<DeliveryState> {
+pub(in crate::spool) fn state(row: &rusqlite::Row<'_>, column: usize) -> Sql<DeliveryState> {
     let number: i64 = row.get(column)?;
     let known = usize::try_from(number)
         .ok()

@@ -55,7 +55,7 @@ impl Fatal {
     }
 
     /// Says nothing of the panic: its message may quote what it worked on.
-    pub(super) fn panicked() -> Self {
+    pub(in crate::spool) fn panicked() -> Self {
         Self {
             operation: "thread",
             cause: "panicked".into(),

@@ -10,18 +10,18 @@ use crate::clock::Timestamp;
 use crate::spool::EventKind;
 
 /// Events that a delivery remembers.
-pub(super) const EVENTS_MAX: usize = 16;
+pub(in crate::spool) const EVENTS_MAX: usize = 16;
 
 const EVENT_BYTES: usize = 16;
 const WORD_MAX: i64 = 0xff_ffff;
 
 /// The latest events of one delivery, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct History(Vec<u8>);
+pub(in crate::spool) struct History(Vec<u8>);
 
 /// An event with the number of its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(in crate::spool) struct Event {
     pub kind: EventKind,
     pub word: i64,
     pub at: Timestamp,

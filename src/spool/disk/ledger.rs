@@ -27,7 +27,7 @@ use crate::spool::DeliveryState;
 
 /// A step of one delivery. The order is that of [`Step::COLUMNS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(in crate::spool) enum Step {
     Accepted,
     Delivered,
     DeadLettered,
@@ -40,10 +40,10 @@ pub(super) enum Step {
 }
 
 /// How often each step was taken, by `Step as usize`.
-pub(super) type Posting = [i64; Step::ALL.len()];
+pub(in crate::spool) type Posting = [i64; Step::ALL.len()];
 
 /// Deliveries by state, by `DeliveryState as usize`.
-pub(super) type Standings = [i64; DeliveryState::ALL.len()];
+pub(in crate::spool) type Standings = [i64; DeliveryState::ALL.len()];
 
 impl Step {
     pub const ALL: [Self; 9] = [
@@ -108,7 +108,7 @@ impl Step {
 }
 
 /// The deliveries in each state after so many steps.
-pub(super) fn standings(posting: &Posting) -> Standings {
+pub(in crate::spool) fn standings(posting: &Posting) -> Standings {
     let mut standings = Standings::default();
     for (step, taken) in Step::ALL.into_iter().zip(posting) {
         let (from, to) = step.between();
@@ -123,7 +123,7 @@ pub(super) fn standings(posting: &Posting) -> Standings {
 }
 
 /// Every target's number with its counters.
-pub(super) fn read(connection: &Connection) -> Sql<Vec<(i64, Posting)>> {
+pub(in crate::spool) fn read(connection: &Connection) -> Sql<Vec<(i64, Posting)>> {
     let columns = Step::COLUMNS.join(", ");
     let mut find = connection.prepare_cached(&format!("SELECT target, {columns} FROM ledger"))?;
     let targets = find.query_map([], |row| {
@@ -138,7 +138,7 @@ pub(super) fn read(connection: &Connection) -> Sql<Vec<(i64, Posting)>> {
 
 /// How far what is pending or dead is from what the counters say: 0, or there is a defect. One look at
 /// two indexes, in one transaction.
-pub(super) fn imbalance(connection: &Connection) -> Sql<i64> {
+pub(in crate::spool) fn imbalance(connection: &Connection) -> Sql<i64> {
     let snapshot = connection.unchecked_transaction()?;
     let mut off: HashMap<i64, Standings> = read(&snapshot)?
         .into_iter()

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::orders::Order;
+use crate::spool::orders::Order;
 use crate::spool::{AcceptError, CustodyError, Kept, Settlement, Submission};
 
 /// Submissions that may wait for the disk; at the default limits their bodies are bounded by
 /// `bodies_in_flight` long before.
-pub(super) const ACCEPTS_WAITING_MAX: usize = 16_384;
+pub(in crate::spool) const ACCEPTS_WAITING_MAX: usize = 16_384;
 
 /// How long a submission waits for those that shared the last commit with its like: below one
 /// `fdatasync` of most disks, and enough for a client on the same machine to come back.
@@ -35,32 +35,32 @@ const SETTLEMENTS_ENOUGH: usize = 16;
 /// Orders of operators that may wait for the writer.
 const ORDERS_WAITING_MAX: usize = 16;
 
-pub(super) struct Accept {
+pub(in crate::spool) struct Accept {
     pub submission: Submission,
     pub answer: oneshot::Sender<Result<Kept, AcceptError>>,
 }
 
-pub(super) struct Settle {
+pub(in crate::spool) struct Settle {
     pub settlement: Settlement,
     pub done: oneshot::Sender<()>,
 }
 
 /// What one commit is asked to hold.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(in crate::spool) struct Batch {
     pub accepts: Vec<Accept>,
     pub settlements: Vec<Settle>,
 }
 
 #[derive(Default)]
-pub(super) struct Queue {
+pub(in crate::spool) struct Queue {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
 }
 
 /// Whether more can come after what was taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(in crate::spool) enum Taken {
     Open,
     Closed,
 }
@@ -224,8 +224,8 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::submission;
     use super::*;
+    use crate::spool::tests::submission;
 
     fn waiting_for(expected: usize) -> Queue {
         let queue = Queue::default();

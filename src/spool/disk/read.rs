@@ -21,7 +21,7 @@ use crate::spool::{Counts, DeliveryKey, Due, DuePage, ReadError, Reason, TargetC
 pub(super) const READERS: usize = 4;
 
 /// A page ends with the body that reaches this; one body always fits.
-const PAGE_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(in crate::spool) const PAGE_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 pub(super) struct Readers {
     idle: Mutex<Vec<Reader>>,
@@ -29,13 +29,13 @@ pub(super) struct Readers {
 }
 
 /// A delivery as its own row tells, without what is to be sent.
-struct Owed {
-    sequence: i64,
-    attempts: u32,
-    due_at: Timestamp,
-    since: Option<Timestamp>,
-    replayed_after: Option<u32>,
-    resume_at: Option<Timestamp>,
+pub(in crate::spool) struct Owed {
+    pub sequence: i64,
+    pub attempts: u32,
+    pub due_at: Timestamp,
+    pub since: Option<Timestamp>,
+    pub replayed_after: Option<u32>,
+    pub resume_at: Option<Timestamp>,
 }
 
 pub(super) struct Reader {
@@ -290,7 +290,7 @@ impl Owed {
         })
     }
 
-    fn due(self, key: DeliveryKey, record: Record) -> Due {
+    pub fn due(self, key: DeliveryKey, record: Record) -> Due {
         Due {
             key,
             attempts: self.attempts,

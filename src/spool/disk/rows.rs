@@ -50,7 +50,7 @@ pub(super) struct Standing {
 }
 
 /// What an operator's order has to know of a notification.
-pub(super) struct Held {
+pub(in crate::spool) struct Held {
     pub received_at: Timestamp,
     pub quarantine: Option<Reason>,
     /// Only its mark is left.
@@ -59,7 +59,7 @@ pub(super) struct Held {
 
 /// What changes in how a notification stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(in crate::spool) struct Change {
     pub pending: i64,
     pub dead: i64,
     /// It leaves quarantine.

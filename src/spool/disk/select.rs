@@ -116,6 +116,7 @@ impl Selector {
             among,
             only,
             at_target,
+            ..
         } = self.candidates();
         let mut find = connection.prepare_cached(&format!(
             "SELECT DISTINCT {key} FROM {from}
@@ -155,7 +156,27 @@ impl Selector {
     }
 
     fn candidates(&self) -> &'static Candidates {
-        match (self.state, self.reason) {
+        Candidates::of(self.state, self.reason)
+    }
+}
+
+/// Where to look, as parts of a statement.
+pub(in crate::spool) struct Candidates {
+    pub from: &'static str,
+    /// The same, without the name of an index.
+    pub plain: &'static str,
+    pub key: &'static str,
+    /// What every candidate is; an index holds just these.
+    pub among: &'static str,
+    /// What the state asks of a candidate.
+    pub only: &'static str,
+    /// That it has a delivery to the target.
+    pub at_target: &'static str,
+}
+
+impl Candidates {
+    pub fn of(state: Option<State>, reason: Option<Reason>) -> &'static Self {
+        match (state, reason) {
             (Some(State::DeadLetter), _) => &DEAD_LETTERS,
             (Some(State::Quarantined), _) | (None, Some(_)) => &QUARANTINED,
             (Some(State::Pending), _) => &PENDING,
@@ -165,20 +186,9 @@ impl Selector {
     }
 }
 
-/// Where to look, as parts of a statement.
-struct Candidates {
-    from: &'static str,
-    key: &'static str,
-    /// What every candidate is; an index holds just these.
-    among: &'static str,
-    /// What the state asks of a candidate.
-    only: &'static str,
-    /// That it has a delivery to the target.
-    at_target: &'static str,
-}
-
 const DEAD_LETTERS: Candidates = Candidates {
     from: "delivery AS d INDEXED BY dead CROSS JOIN notification AS n ON n.seq = d.seq",
+    plain: "delivery AS d JOIN notification AS n ON n.seq = d.seq",
     key: "d.seq",
     among: "d.state = 2",
     only: "TRUE",
@@ -187,6 +197,7 @@ const DEAD_LETTERS: Candidates = Candidates {
 
 const ALL: Candidates = Candidates {
     from: "notification AS n",
+    plain: "notification AS n",
     key: "n.seq",
     among: "TRUE",
     only: "TRUE",

@@ -34,7 +34,7 @@ pub(super) enum Rung {
 pub(super) struct Reopened(Mutex<Option<i64>>);
 
 /// Tells the outside, once, that the spool cannot go on.
-pub(super) struct Alarm(Mutex<Option<OnFatal>>);
+pub(in crate::spool) struct Alarm(Mutex<Option<OnFatal>>);
 
 type OnFatal = Box<dyn FnOnce(Fatal) + Send>;
 

@@ -9,7 +9,7 @@ use crate::name::Name;
 
 /// One [`Notify`] a target; as many as targets were ever configured.
 #[derive(Default)]
-pub(super) struct Wakes {
+pub(in crate::spool) struct Wakes {
     by_target: Mutex<HashMap<Name, Arc<Notify>>>,
 }
 
@@ -20,5 +20,12 @@ impl Wakes {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(wakes.entry(target.clone()).or_default())
+    }
+
+    pub fn all(&self) {
+        let wakes = self.by_target.lock();
+        for wake in wakes.unwrap_or_else(PoisonError::into_inner).values() {
+            wake.notify_one();
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests share: a relay process, a sender, targets, and one way to wait.
 
 mod disk;
+mod postgres;
 mod relay;
 mod sender;
 mod target;
@@ -10,6 +11,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 pub use disk::{FailingWrites, SmallDisk};
+pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};
 pub use target::Target;

@@ -60,6 +60,13 @@ impl Setup {
         format!("{HEAD}{sources}{rest}")
     }
 
+    /// Keeps the spool at this URL, in place of its folder; `rest` are further keys.
+    pub fn keep_in(&self, url: &str, rest: &str) {
+        std::fs::write(self.path().join("database"), url).expect("writable");
+        let postgres = format!("spool: {{ postgres: {{ url: {{ file: database }}, {rest} }} }}");
+        self.reword("spool: { disk: { path: spool } }", &postgres);
+    }
+
     /// Another word in the config, where there is `from`.
     pub fn reword(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.config()).expect("readable");
@@ -83,16 +90,6 @@ impl Setup {
     pub fn start_at(&self, log_level: &str) -> Relay {
         let mut command = self.command();
         command.args(["--log-level", log_level]);
-        Relay::spawn(command, self.path().join("tls.crt"))
-    }
-
-    /// Starts one in a place that lets processes dump as much core as they like.
-    pub fn start_with_cores(&self) -> Relay {
-        let relay = self.command();
-        let mut command = Command::new("sh");
-        command.args(["-c", r#"ulimit -S -c "$(ulimit -H -c)" && exec "$0" "$@""#]);
-        command.arg(relay.get_program()).args(relay.get_args());
-        command.current_dir(self.path());
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 

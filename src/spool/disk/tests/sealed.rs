@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::spool::keys::tests::keys;
-use crate::spool::{KeyFault, Keys, UnverifiedRequest};
+use crate::spool::{Due, KeyFault, Keys, UnverifiedRequest};
+use crate::verify::Signed;
 
 const A: (&str, u8) = ("a", 1);
 const B: (&str, u8) = ("b", 2);

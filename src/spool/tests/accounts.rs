@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use proptest::test_runner::TestRunner;
 
-use super::super::super::{
+use super::super::{
     Cursor, DeliveryState, Discard, Filter, PAGE_MAX, Release, Replay, ReplayTo, State,
 };
 use super::*;
-use crate::spool::Keys;
+use crate::notification::Id;
 use crate::spool::keys::tests::keys;
 
 const TARGETS: [&str; 3] = ["audit", "ehr", "late"];
@@ -158,8 +159,7 @@ impl Model {
 struct Run {
     spool: Spool,
     metrics: Metrics,
-    folder: TempDir,
-    keys: Option<Keys>,
+    home: Home,
     model: Model,
     ids: Vec<Id>,
 }
@@ -180,9 +180,8 @@ impl Run {
             Op::Release { which, targets } => self.release(which, &targets).await,
             Op::Discard { state, exact } => self.discard(state, exact).await,
             Op::Reopen => {
-                let folder = copy_of(self.folder.path());
-                let (spool, metrics) = open_by(folder.path(), self.keys.as_ref());
-                (self.spool, self.metrics, self.folder) = (spool, metrics, folder);
+                let spool = self.spool.clone();
+                (self.spool, self.metrics) = self.home.after_a_kill(spool);
             }
         }
     }
@@ -235,8 +234,9 @@ impl Run {
             return;
         }
         let at = which.index(self.ids.len());
+        let found = self.spool.find(self.ids[at]).await.expect("reads");
         let release = Release {
-            sequence: i64::try_from(at).expect("few") + 1,
+            sequence: found[0].entry.sequence,
             targets: targets.iter().map(|target| name(target)).collect(),
         };
         let done = self.spool.release(vec![release], name("someone")).await;
@@ -284,8 +284,8 @@ impl Run {
                 i64::try_from(all.filter(|state| **state == wanted).count()).expect("few")
             };
             let gauges = self.metrics.target(&name(target));
-            assert_eq!(gauges.pending.get(), count(DeliveryState::Pending));
-            assert_eq!(gauges.dead_letters.get(), count(DeliveryState::DeadLetter));
+            shows(&gauges.pending, count(DeliveryState::Pending)).await;
+            shows(&gauges.dead_letters, count(DeliveryState::DeadLetter)).await;
         }
         let settled = entries
             .iter()
@@ -294,37 +294,58 @@ impl Run {
         let gauge = self
             .metrics
             .notifications(crate::spool::metrics::State::Settled);
-        assert_eq!(gauge.get(), i64::try_from(settled).expect("few"));
+        shows(gauge, i64::try_from(settled).expect("few")).await;
     }
 }
 
-fn open_by(path: &Path, keys: Option<&Keys>) -> (Spool, Metrics) {
-    let options = Options {
-        keys: keys.cloned(),
-        ..options(path, CAPACITY)
-    };
-    open_with(&options).expect("opens")
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-
-    #[test]
-    fn nothing_is_lost_and_every_delivery_is_accounted_for(
-        encrypted in any::<bool>(),
-        ops in proptest::collection::vec(op(), 1..40),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async {
-            let keys = encrypted.then(|| keys(&[("a", 1)]));
-            let folder = tempfile::tempdir().expect("a folder");
-            let (spool, metrics) = open_by(folder.path(), keys.as_ref());
+fn run(engine: Engine, cases: u32) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime");
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let ops = proptest::collection::vec(op(), 1..40);
+    let cases = (any::<bool>(), ops);
+    let home = std::cell::RefCell::new(Some(Home::new(engine)));
+    let ran = runner.run(&cases, |(encrypted, ops)| {
+        let mut home = home.borrow_mut();
+        runtime.block_on(async {
+            let mut fresh = home.take().map_or_else(|| Home::new(engine), Home::emptied);
+            fresh.keys = encrypted.then(|| keys(&[("a", 1)]));
+            let (spool, metrics) = fresh.open();
             let (model, ids) = (Model::default(), Vec::new());
-            let mut run = Run { spool, metrics, folder, keys, model, ids };
+            let mut run = Run {
+                spool,
+                metrics,
+                home: fresh,
+                model,
+                ids,
+            };
             for op in ops {
                 run.apply(op).await;
             }
             run.check().await;
+            let Run {
+                spool, home: used, ..
+            } = run;
+            drop(spool);
+            *home = Some(used);
         });
-    }
+        Ok(())
+    });
+    ran.expect("every account is right");
+}
+
+#[test]
+fn nothing_is_lost_and_every_delivery_is_accounted_for() {
+    run(Engine::Disk, 24);
+}
+
+#[test]
+fn nothing_is_lost_in_a_server_and_every_delivery_is_accounted_for() {
+    run(Engine::Postgres, 8);
 }

@@ -1,0 +1,216 @@
+//! What keeps a spool: each question goes to the one that there is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::disk::Disk;
+use super::disk::queue::Queue;
+use super::orders::{Plan, Stage};
+use super::postgres::Postgres;
+use super::{
+    AcceptError, Audit, Counts, Cursor, DuePage, Filter, Found, Kept, Options, Page,
+    PostgresOptions, ReadError, Settlement, Submission,
+};
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::notification::{Id, Record};
+
+/// Where a spool is kept, and how.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// On a disk of this relay's own.
+    Disk(Options),
+    /// In a server that many relays share.
+    Postgres(PostgresOptions),
+}
+
+/// What keeps it.
+#[derive(Clone)]
+pub(super) enum Engine {
+    Disk(Arc<Disk>),
+    Postgres(Arc<Postgres>),
+}
+
+impl Engine {
+    pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
+        match self {
+            Self::Disk(disk) => disk.accept(submission).await,
+            Self::Postgres(postgres) => postgres.accept(submission).await,
+        }
+    }
+
+    pub fn settle(&self, settlement: Settlement) -> oneshot::Receiver<()> {
+        match self {
+            Self::Disk(disk) => disk.settle(settlement),
+            Self::Postgres(postgres) => postgres.settle(settlement),
+        }
+    }
+
+    pub async fn due(
+        &self,
+        target: &Name,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<DuePage, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.due(target, now, limit).await,
+            Self::Postgres(postgres) => postgres.due(target, now, limit).await,
+        }
+    }
+
+    pub async fn fresh(
+        &self,
+        target: &Name,
+        since: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<DuePage, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.fresh(target, since, now, limit).await,
+            Self::Postgres(postgres) => postgres.fresh(target, since, now, limit).await,
+        }
+    }
+
+    pub async fn owes(&self, target: &Name) -> Result<bool, ReadError> {
+        match self {
+            Self::Disk(disk) => {
+                let page = disk.due(target, Timestamp::now(), 1).await?;
+                let due = page.deliveries.len() + page.unreadable.len() > 0;
+                Ok(due || page.next_due_at.is_some())
+            }
+            Self::Postgres(postgres) => postgres.owes(target).await,
+        }
+    }
+
+    pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
+        match self {
+            Self::Disk(_) => {}
+            Self::Postgres(postgres) => postgres.unclaim(target, sequences).await,
+        }
+    }
+
+    pub fn holds_claims(&self) -> bool {
+        match self {
+            Self::Disk(_) => true,
+            Self::Postgres(postgres) => postgres.holds_claims(),
+        }
+    }
+
+    pub fn writer_busy_for(&self) -> Option<Duration> {
+        match self {
+            Self::Disk(disk) => disk.writer_busy_for(),
+            // A server that is away is no reason to restart the relay.
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// Steps on until the page is full, or the list at its end.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        filter.check()?;
+        let mut page = Page {
+            next: Some(after),
+            ..Page::default()
+        };
+        while let Some(after) = page.next.filter(|_| page.entries.len() < limit) {
+            let left = limit - page.entries.len();
+            let mut step = match self {
+                Self::Disk(disk) => disk.list_step(filter, after, left).await?,
+                Self::Postgres(postgres) => postgres.list_step(filter, after, left).await?,
+            };
+            page.entries.append(&mut step.entries);
+            page.next = step.next;
+        }
+        Ok(page)
+    }
+
+    pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.targets_owed().await,
+            Self::Postgres(postgres) => postgres.targets_owed().await,
+        }
+    }
+
+    pub fn wake(&self, target: &Name) -> Arc<Notify> {
+        match self {
+            Self::Disk(disk) => disk.wake(target),
+            Self::Postgres(postgres) => postgres.wake(target),
+        }
+    }
+
+    pub fn watch_target(&self, target: &Name) {
+        match self {
+            Self::Disk(disk) => disk.watch_target(target),
+            Self::Postgres(postgres) => postgres.watch_target(target),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::Disk(disk) => disk.is_open(),
+            Self::Postgres(postgres) => postgres.is_open(),
+        }
+    }
+
+    pub async fn counts(&self) -> Result<Counts, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.counts().await,
+            Self::Postgres(postgres) => postgres.counts().await,
+        }
+    }
+
+    pub async fn audit(&self) -> Result<Audit, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.audit().await,
+            Self::Postgres(postgres) => postgres.audit().await,
+        }
+    }
+
+    pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.record(sequence).await,
+            Self::Postgres(postgres) => postgres.record(sequence).await,
+        }
+    }
+
+    pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.find(id).await,
+            Self::Postgres(postgres) => postgres.find(id).await,
+        }
+    }
+
+    pub async fn find_stage(
+        &self,
+        filter: &Filter,
+        plan: &Plan,
+        after: i64,
+    ) -> Result<Stage, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.stage(filter, plan, after).await,
+            Self::Postgres(postgres) => postgres.stage(filter, plan, after).await,
+        }
+    }
+
+    pub fn queue(&self) -> &Queue {
+        match self {
+            Self::Disk(disk) => disk.queue(),
+            Self::Postgres(postgres) => postgres.queue(),
+        }
+    }
+}
+
+impl Store {
+    pub const fn keep_delivered(&self) -> Duration {
+        match self {
+            Self::Disk(options) => options.keep_delivered,
+            Self::Postgres(options) => options.keep_delivered,
+        }
+    }
+}

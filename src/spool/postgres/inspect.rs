@@ -1,0 +1,286 @@
+//! What is looked at before anything is promised: whether COMMIT means durable there, and whose tables
+//! those are. The tables are made here, by whichever relay comes first.
+//!
+//! A server that cannot keep the promise, and a schema that is not ours, are refused with the setting that
+//! is in the way; nothing is changed there.
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use super::fault::Error;
+use super::options::PostgresOptions;
+use super::session::{Address, Role, Session};
+use crate::spool::OpenError;
+
+const SCHEMA: &str = include_str!("schema.sql");
+pub(super) const VERSION: i32 = 1;
+
+/// The oldest major version whose statements and settings are used here.
+const MAJOR_MIN: i32 = 13;
+
+/// Another relay that makes the tables takes no longer.
+const MIGRATION_MAX: Duration = Duration::from_mins(1);
+
+/// What makes the tables, for those who do it themselves.
+pub(super) fn migration(schema: &str) -> String {
+    format!(
+        "-- The spool of suki-relay, version {VERSION}. To be run by the role that the relay connects as.\n\
+         BEGIN;\n\
+         CREATE SCHEMA IF NOT EXISTS \"{schema}\";\n\
+         SET LOCAL search_path = \"{schema}\";\n\
+         {SCHEMA}\
+         COMMIT;\n"
+    )
+}
+
+/// What to do if there are no tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absent {
+    Make,
+    /// See whether they could be made.
+    Leave,
+}
+
+/// Finds the spool, or makes it.
+pub(super) async fn prepare(
+    address: &Address,
+    options: &PostgresOptions,
+    absent: Absent,
+) -> Result<(), OpenError> {
+    let session = address.connect(&Role::Writer).await;
+    let mut session = session.map_err(|error| unreachable(&error, options))?;
+    promises(&session).await?;
+    match absent {
+        Absent::Make => migrate(&mut session, options).await?,
+        Absent::Leave => could_migrate(&mut session, options).await?,
+    }
+    owns(&mut session, options).await
+}
+
+/// Whether a COMMIT there is worth a 200.
+async fn promises(session: &Session) -> Result<(), OpenError> {
+    let row = session
+        .ask(
+            "SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
+                    current_setting('transaction_read_only'), current_setting('fsync'),
+                    current_setting('synchronous_commit'), current_setting('server_encoding'),
+                    current_setting('full_page_writes'), current_setting('synchronous_standby_names')",
+        )
+        .await
+        .map_err(|error| refused(format!("asking for the server's settings: {error}")))?;
+    let setting = |column: usize| row.try_get::<_, &str>(column).unwrap_or_default();
+    let version: i32 = row.try_get(0).unwrap_or_default();
+    if version < MAJOR_MIN * 10_000 {
+        return Err(refused(format!(
+            "the server is PostgreSQL {}; upgrade it to {MAJOR_MIN} or newer",
+            version / 10_000
+        )));
+    }
+    if row.try_get(1).unwrap_or(true) || setting(2) == "on" {
+        return Err(refused(
+            "the server is a standby, or read-only; name the primary in `url`, or several hosts, of which \
+             the one that can be written to is taken",
+        ));
+    }
+    if setting(3) == "off" {
+        return Err(refused(
+            "`fsync` is off there: a power cut would lose what was answered 200; set `fsync = on`",
+        ));
+    }
+    if setting(4) == "off" {
+        return Err(refused(
+            "`synchronous_commit` is off there: a crash would lose what was answered 200; set it to `on` for \
+             the server, the database and the role, or to `remote_apply`",
+        ));
+    }
+    if setting(5) != "UTF8" {
+        return Err(refused(format!(
+            "the database's encoding is {}; make one with `ENCODING 'UTF8'`",
+            setting(5)
+        )));
+    }
+    if setting(6) == "off" {
+        tracing::warn!(
+            "`full_page_writes` is off at the server: a power cut may damage pages, unless its file system \
+             never writes half of one"
+        );
+    }
+    if setting(4) == "local" && !setting(7).is_empty() {
+        tracing::warn!(
+            "`synchronous_commit` is `local` at the server: what is answered 200 may be lost in a failover; \
+             `on` waits for a standby"
+        );
+    }
+    Ok(())
+}
+
+/// Makes the tables if they are not there; one relay at a time.
+async fn migrate(session: &mut Session, options: &PostgresOptions) -> Result<(), OpenError> {
+    let schema = &options.schema;
+    let failed = |error: Error| denied(&error, options);
+    session
+        .batch(&format!(
+            "SET lock_timeout = {0}; BEGIN; SET LOCAL synchronous_commit = on",
+            MIGRATION_MAX.as_millis()
+        ))
+        .await
+        .map_err(failed)?;
+    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('suki-relay ' || $1, 0))::text";
+    let locked = session.query_once(lock, &[schema], MIGRATION_MAX).await;
+    locked.map_err(failed)?;
+    let found = find(session, options).await?;
+    if found == Found::Nothing {
+        let there = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)";
+        let there = session
+            .query_fresh(there, &[schema])
+            .await
+            .map_err(failed)?;
+        let there = there
+            .first()
+            .is_some_and(|row| row.try_get(0).unwrap_or_default());
+        if !there {
+            let make = format!("CREATE SCHEMA \"{schema}\"");
+            session.batch(&make).await.map_err(failed)?;
+        }
+        let make = format!("SET LOCAL search_path = \"{schema}\"; {SCHEMA}");
+        session.batch(&make).await.map_err(failed)?;
+        tracing::info!(schema, "made the spool's tables");
+    }
+    session.batch("COMMIT").await.map_err(failed)
+}
+
+/// Whether the tables are there, or the role may make them.
+async fn could_migrate(session: &mut Session, options: &PostgresOptions) -> Result<(), OpenError> {
+    if find(session, options).await? == Found::Ours {
+        return Ok(());
+    }
+    let may = "SELECT coalesce(
+                 (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1),
+                 has_database_privilege(current_database(), 'CREATE'))";
+    let may = session.query_fresh(may, &[&options.schema]).await;
+    let may = may.map_err(|error| denied(&error, options))?;
+    match may.first().map(|row| row.try_get(0)) {
+        Some(Ok(true)) => Ok(()),
+        _ => Err(rights(options)),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Ours,
+}
+
+async fn find(session: &mut Session, options: &PostgresOptions) -> Result<Found, OpenError> {
+    let schema = &options.schema;
+    let tables = session
+        .query_fresh(
+            "SELECT relname::text FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
+             WHERE nspname = $1 AND relkind IN ('r', 'p', 'v', 'm', 'f')",
+            &[schema],
+        )
+        .await
+        .map_err(|error| denied(&error, options))?;
+    let foreign = || {
+        refused(format!(
+            "the schema `{schema}` holds something that is not a spool of suki-relay; nothing was changed. \
+             Name another in `spool.postgres.schema`"
+        ))
+    };
+    if tables.is_empty() {
+        return Ok(Found::Nothing);
+    }
+    let is_format =
+        |row: &tokio_postgres::Row| row.try_get::<_, &str>(0).is_ok_and(|name| name == "format");
+    if !tables.iter().any(is_format) {
+        return Err(foreign());
+    }
+    let format = format!("SELECT application, version FROM \"{schema}\".format");
+    let rows = match session.query_fresh(&format, &[]).await {
+        Ok(rows) => rows,
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => return Err(foreign()),
+        Err(error) => return Err(denied(&error, options)),
+    };
+    let [row] = &rows[..] else {
+        return Err(foreign());
+    };
+    match (row.try_get::<_, &str>(0), row.try_get::<_, i32>(1)) {
+        (Ok("suki-relay"), Ok(VERSION)) => Ok(Found::Ours),
+        (Ok("suki-relay"), Ok(found)) if found > VERSION => Err(refused(format!(
+            "the schema `{schema}` was made by a newer suki-relay (version {found}, this one knows \
+             {VERSION}); nothing was changed. Run that one"
+        ))),
+        _ => Err(foreign()),
+    }
+}
+
+/// Whether the tables keep what is written to them, and may be written to.
+async fn owns(session: &mut Session, options: &PostgresOptions) -> Result<(), OpenError> {
+    let schema = &options.schema;
+    let tables = session
+        .query_fresh(
+            "SELECT relname::text, relpersistence = 'u',
+                    has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+             FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+             WHERE nspname = $1 AND relkind = 'r' ORDER BY relname",
+            &[schema],
+        )
+        .await
+        .map_err(|error| denied(&error, options))?;
+    for row in &tables {
+        let table: &str = row.try_get(0).unwrap_or_default();
+        if row.try_get(1).unwrap_or(true) {
+            return Err(refused(format!(
+                "the table `{schema}.{table}` is unlogged: a crash of the server would empty it; \
+                 `ALTER TABLE {schema}.{table} SET LOGGED`"
+            )));
+        }
+        if !row.try_get(2).unwrap_or(false) {
+            return Err(rights(options));
+        }
+    }
+    Ok(())
+}
+
+fn refused(what: impl Into<String>) -> OpenError {
+    OpenError::Server { what: what.into() }
+}
+
+fn rights(options: &PostgresOptions) -> OpenError {
+    let schema = &options.schema;
+    refused(format!(
+        "the role of `url` lacks rights: let it own the schema, with \
+         `CREATE SCHEMA {schema} AUTHORIZATION …`, or `GRANT CREATE ON DATABASE …` for it to make one"
+    ))
+}
+
+fn denied(error: &Error, options: &PostgresOptions) -> OpenError {
+    match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => rights(options),
+        _ => refused(format!("finding the schema `{}`: {error}", options.schema)),
+    }
+}
+
+pub(super) fn unreachable(error: &Error, options: &PostgresOptions) -> OpenError {
+    let advice = match error.code() {
+        Some(code) if code.code().starts_with("28") => "look at the user and password in `url`",
+        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
+            "make the database, or name another in `url`"
+        }
+        Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => {
+            let connections = options.connections;
+            return refused(format!(
+                "connecting: {error}; this relay needs {connections}: raise the server's \
+                 `max_connections` or the role's limit, or lower `pool`"
+            ));
+        }
+        Some(_) => "look at the server's log",
+        None if options.tls.is_some() => {
+            "look at the host and port in `url`, and whether it speaks TLS with a certificate that `tls` trusts"
+        }
+        None => "look at the host and port in `url`",
+    };
+    refused(format!("connecting: {error}; {advice}"))
+}

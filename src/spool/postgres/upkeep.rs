@@ -1,0 +1,88 @@
+//! What is done beside writing: gauges are brought up to date, and what is past its time is dropped, by
+//! whichever relay comes first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::fault::Error;
+use super::session::Session;
+use super::{Shared, ledger};
+use crate::clock::Timestamp;
+use crate::spool::metrics::Op;
+
+/// How often gauges are looked at with nothing happening here: the other relays are at work too.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Between two looks, whatever happens.
+const GAP: Duration = Duration::from_millis(100);
+
+/// How often the counters are held against the rows, which are counted for it.
+const AUDIT_EVERY: Duration = Duration::from_mins(1);
+
+/// Notifications dropped in one transaction.
+const DROPPED_MAX: i64 = 500;
+
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let mut audit_at = Instant::now();
+    loop {
+        let audit = Instant::now() >= audit_at;
+        match look(&shared, audit).await {
+            Ok(()) if audit => audit_at = Instant::now() + AUDIT_EVERY,
+            Ok(()) => {}
+            Err(_) => shared.metrics.error(Op::Read),
+        }
+        sleep(GAP).await;
+        let _ = timeout(EVERY, shared.gauges_stale.notified()).await;
+    }
+}
+
+async fn look(shared: &Shared, audit: bool) -> Result<(), Error> {
+    let mut session = shared.readers.lend_unhurried().await?;
+    ledger::show(&mut session, &shared.metrics).await?;
+    ledger::show_oldest(&mut session, &shared.metrics).await?;
+    tidy(shared, &mut session).await?;
+    if audit {
+        let imbalance = ledger::imbalance(&mut session).await?;
+        shared.metrics.ledger_imbalance.set(imbalance);
+        shared.metrics.bytes.set(bytes(&mut session).await?);
+        shared.lease.sweep(&mut session).await?;
+    }
+    Ok(())
+}
+
+/// Drops a bounded number of settled notifications past their time, with their marks.
+async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
+    const TIDY: &str = "WITH gone AS MATERIALIZED (
+             SELECT seq FROM notification WHERE settled_at <= $1 ORDER BY settled_at LIMIT $2
+             FOR UPDATE SKIP LOCKED),
+         marks AS (DELETE FROM notification AS n USING gone WHERE n.seq = gone.seq),
+         contents AS (DELETE FROM content AS c USING gone WHERE c.seq = gone.seq),
+         deliveries AS (DELETE FROM delivery AS d USING gone WHERE d.seq = gone.seq
+                        RETURNING target, state),
+         posted AS (
+             INSERT INTO ledger AS l
+             SELECT target, $3, 0, 0, 0, 0, 0, 0, 0, count(*) FILTER (WHERE state = 1),
+                    count(*) FILTER (WHERE state = 3)
+             FROM deliveries GROUP BY target ORDER BY target
+             ON CONFLICT (target, slot) DO UPDATE
+             SET forgotten_delivered = l.forgotten_delivered + EXCLUDED.forgotten_delivered,
+                 forgotten_discarded = l.forgotten_discarded + EXCLUDED.forgotten_discarded)
+         INSERT INTO tally AS t
+         SELECT 2, $3, -count(*) FROM gone HAVING count(*) > 0
+         ON CONFLICT (kind, slot) DO UPDATE SET count = t.count + EXCLUDED.count";
+    let past = Timestamp::now().minus(shared.keep_delivered).as_millis();
+    session
+        .query(TIDY, &[&past, &DROPPED_MAX, &shared.lease.slot])
+        .await
+        .map(drop)
+}
+
+async fn bytes(session: &mut Session) -> Result<i64, Error> {
+    const BYTES: &str = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+         WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'";
+    let rows = session.query(BYTES, &[]).await?;
+    let row = rows.first().ok_or(Error::Foreign("a size"))?;
+    Ok(row.try_get(0)?)
+}

@@ -1,0 +1,240 @@
+//! The writer: one thread, one connection, one transaction for all that waits.
+//!
+//! A transaction in order, and what a crash of the relay, the server or the way between leaves:
+//! 1. One round trip: `BEGIN`, the rows that settlements change are locked and read, new notifications get
+//!    their rows, which are their marks; what was kept before is looked up. A crash leaves nothing of it.
+//! 2. One more: content, deliveries, counters, `COMMIT`. A crash before its answer leaves all of it or
+//!    nothing. What is left is delivered though its sender was not told 200.
+//! 3. Everybody is answered, targets wake. A crash leaves a whole transaction.
+//!
+//! While the server is away, nothing is answered: submissions wait as long as their senders do, and are
+//! tried again when it is back, for a failover may be over sooner than a sender gives up; settlements wait
+//! as long as it takes. An answer that is lost on its way is not guessed at: the submission is put again,
+//! and is then kept before, or now.
+//!
+//! A server that waits for a standby makes what it committed visible when that wait is cut short, by an
+//! operator or a timeout, and warns. That is no promise. So a warning during a commit counts as no answer,
+//! and what was kept before is answered only behind a commit of our own, which waits for all before it.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::fault::{Error, Fault};
+use super::session::{Role, Session};
+use super::sheet::Books;
+use super::{Shared, attendant, transaction};
+use crate::spool::disk::ledger::Step;
+use crate::spool::disk::queue::{Batch, Taken};
+use crate::spool::metrics::Op;
+use crate::spool::orders::Order;
+use crate::spool::{AcceptError, CustodyError};
+
+/// How often unwritten settlements are tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The waits between two tries to reach the server: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Transactions that met another's are tried again so often at once.
+const COLLISIONS_MAX: usize = 5;
+
+pub(super) struct Writer<'s> {
+    shared: &'s Shared,
+    session: Option<Session>,
+    pause: Duration,
+    /// Told once, until it is back.
+    away: bool,
+}
+
+impl<'s> Writer<'s> {
+    pub const fn new(shared: &'s Shared, session: Session) -> Self {
+        Self {
+            shared,
+            session: Some(session),
+            pause: PAUSE_MIN,
+            away: false,
+        }
+    }
+
+    /// Serves the queue until it is closed and empty, or closed and the server away.
+    pub fn run(&mut self) {
+        let runtime = self.shared.runtime.clone();
+        let mut batch = Batch::default();
+        loop {
+            let taken = self.shared.queue.take(&mut batch, Instant::now() + TICK);
+            if self.away {
+                // Senders that were told 500 wait no more, and what they sent must not pile up.
+                batch.accepts.retain(|accept| !accept.answer.is_closed());
+            }
+            if !batch.is_empty() {
+                runtime.block_on(self.write(&mut batch));
+            }
+            if let Some(order) = self.shared.queue.next_order() {
+                runtime.block_on(self.carry_out(order));
+            }
+            if taken == Taken::Closed {
+                runtime.block_on(self.leave());
+                return;
+            }
+            if self.session.is_none() {
+                std::thread::sleep(self.pause);
+            }
+        }
+    }
+
+    /// One commit, and its answers. What could not be written stays in the batch.
+    async fn write(&mut self, batch: &mut Batch) {
+        let began = Instant::now();
+        let waiting = &*batch;
+        let written = self.within_time(async |shared, session| {
+            transaction::write(shared, session, waiting).await
+        });
+        match written.await {
+            Ok((answers, books)) => {
+                let size = batch.accepts.len() + batch.settlements.len();
+                let metrics = &self.shared.metrics;
+                metrics
+                    .commit_seconds
+                    .observe(began.elapsed().as_secs_f64());
+                #[allow(clippy::cast_precision_loss)] // a few thousand
+                metrics.commit_batch.observe(size as f64);
+                self.close(&books);
+                for (accept, answer) in batch.accepts.drain(..).zip(answers) {
+                    let _ = accept.answer.send(answer);
+                }
+                for settle in batch.settlements.drain(..) {
+                    // Whoever does not wait for it has let go of the receiver.
+                    let _ = settle.done.send(());
+                }
+            }
+            Err(Fault::Away | Fault::Collision) => {}
+            Err(Fault::Full) => self.refuse(batch, AcceptError::Full),
+            Err(Fault::Failed) => self.refuse(batch, AcceptError::Failed),
+        }
+    }
+
+    fn refuse(&self, batch: &mut Batch, refusal: AcceptError) {
+        for accept in batch.accepts.drain(..) {
+            if refusal == AcceptError::Full {
+                self.shared.metrics.error(Op::Full);
+            }
+            let _ = accept.answer.send(Err(refusal));
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        let done = self.within_time(async |shared, session| {
+            transaction::carry_out(shared, session, &order).await
+        });
+        let done = match done.await {
+            Ok((done, books)) => {
+                self.close(&books);
+                Ok(done)
+            }
+            Err(Fault::Full) => Err(CustodyError::Full),
+            Err(_) => Err(CustodyError::Failed),
+        };
+        let _ = order.answer.send(done);
+    }
+
+    /// What this relay has claimed is the others' at once.
+    async fn leave(&mut self) {
+        // If it does not work, they are the others' when the lease is over.
+        let _ = self
+            .within_time(async |shared, session| {
+                shared.lease.end(session).await?;
+                attendant::say_goodbye(shared, session).await
+            })
+            .await;
+    }
+
+    /// Does one thing on a session, tries again what met another's transaction, and tells what failed.
+    async fn within_time<T>(
+        &mut self,
+        work: impl AsyncFn(&Shared, &mut Session) -> Result<T, Error>,
+    ) -> Result<T, Fault> {
+        let mut collisions = 0;
+        loop {
+            let Some(mut session) = self.session().await else {
+                return Err(Fault::Away);
+            };
+            let patience = self.shared.address.patience;
+            let done = timeout(patience, work(self.shared, &mut session)).await;
+            let error = match done.unwrap_or(Err(Error::TimedOut)) {
+                Ok(done) => {
+                    self.session = Some(session);
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            let fault = error.fault();
+            self.shared.metrics.error(Op::Commit);
+            if fault == Fault::Away {
+                self.tell_away(&error);
+                session.abandon(&self.shared.runtime);
+                return Err(fault);
+            }
+            if session.batch("ROLLBACK").await.is_ok() {
+                self.session = Some(session);
+            }
+            collisions += 1;
+            if fault != Fault::Collision || collisions > COLLISIONS_MAX {
+                tracing::warn!(%error, "a commit failed");
+                return Err(fault);
+            }
+        }
+    }
+
+    /// The session, opened anew if it has ended.
+    async fn session(&mut self) -> Option<Session> {
+        if let Some(session) = self.session.take().filter(Session::is_usable) {
+            return Some(session);
+        }
+        match self.shared.address.open(Role::Writer).await {
+            Ok(session) => {
+                if std::mem::take(&mut self.away) {
+                    tracing::info!("the spool's server is back");
+                }
+                self.pause = PAUSE_MIN;
+                Some(session)
+            }
+            Err(error) => {
+                self.tell_away(&error);
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                None
+            }
+        }
+    }
+
+    fn tell_away(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.away, true) {
+            tracing::error!(%error, "the spool's server is away: senders get 500 until it is back; trying again");
+        }
+    }
+
+    /// It is on stable storage: counts what this relay did, and wakes whom it concerns.
+    fn close(&self, books: &Books) {
+        for (number, posting) in &books.postings {
+            let Some(name) = self.shared.names.met(*number) else {
+                continue;
+            };
+            let metrics = self.shared.metrics.target(&name);
+            for (counter, step) in [
+                (&metrics.delivered, Step::Delivered),
+                (&metrics.dead_lettered, Step::DeadLettered),
+                (&metrics.discarded, Step::Discarded),
+            ] {
+                counter.inc_by(posting[step as usize].unsigned_abs());
+            }
+        }
+        for number in &books.woken {
+            if let Some(name) = self.shared.names.met(*number) {
+                self.shared.wakes.of(&name).notify_one();
+            }
+        }
+        self.shared.announcements.note(books.woken.iter().copied());
+        self.shared.gauges_stale.notify_one();
+    }
+}

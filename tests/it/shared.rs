@@ -1,0 +1,143 @@
+//! Many relays and one spool, in a PostgreSQL server: what is true of the whole.
+
+use std::collections::HashSet;
+use std::process::Output;
+
+use crate::harness::{Postgres, Relay, Setup, Target, eventually};
+
+const IN_CLEAR: &str = "tls: null, pool: 4, lease: 2s, statement_timeout: 5s";
+
+fn routes(target: &Target) -> String {
+    let url = target.url();
+    format!(
+        "targets: [{{ name: ehr, http: {{ url: \"{url}\" }}, retry: {{ initial: 100ms, max: 1s }} }}]\n\
+         routes: [{{ name: all, to: [ehr] }}]\n"
+    )
+}
+
+fn setup(server: &Postgres, target: &Target) -> Setup {
+    let setup = Setup::new(&routes(target));
+    setup.keep_in(&server.url(), IN_CLEAR);
+    setup
+}
+
+fn body(n: usize) -> String {
+    format!(r#"{{"status":"success","session_id":"{n}"}}"#)
+}
+
+fn delivered(target: &Target) -> HashSet<Vec<u8>> {
+    let requests = target.requests().into_iter();
+    requests.map(|request| request.body.to_vec()).collect()
+}
+
+fn run(setup: &Setup, arguments: &[&str]) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_suki-relay"));
+    command.args(arguments).arg(setup.config());
+    command.output().expect("it runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_relay_accepts_any_delivers_and_all_know() {
+    let server = Postgres::start("");
+    let target = Target::accepting().await;
+    let setups = [(); 3].map(|()| setup(&server, &target));
+    let relays: Vec<Relay> = setups.iter().map(Setup::start).collect();
+    for n in 0..60 {
+        let sender = relays[n % 3].sender();
+        let (at, body) = (sender.generated_at(), body(n));
+        let signature = crate::harness::sign(&at, body.as_bytes());
+        for relay in [&relays[n % 3], &relays[(n + 1) % 3]] {
+            let answer = relay.sender().send(&at, &signature, body.clone()).await;
+            assert_eq!(answer.expect("an answer").status, 200);
+        }
+    }
+    eventually("all arrive", async || delivered(&target).len() == 60).await;
+    for relay in &relays {
+        let settled = "suki_relay_spool_notifications{state=\"settled\"}";
+        eventually("each relay shows all of them", async || {
+            (relay.metric(settled).await - 60.0).abs() < 0.5
+        })
+        .await;
+        let (status, _) = relay.admin("/readyz").await;
+        assert_eq!(status, 200);
+    }
+    assert_eq!(target.count(), 60, "once each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_dies_for_good_takes_nothing_with_it() {
+    let server = Postgres::start("");
+    // It never answers the first relay's attempts.
+    let target = Target::start(|_| 503).await;
+    let setup = [(); 2].map(|()| setup(&server, &target));
+    let first = setup[0].start();
+    let sender = first.sender();
+    for n in 0..20 {
+        let answer = sender.post(body(n)).await.expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    eventually("it tries", async || target.count() > 0).await;
+    first.kill();
+    let willing = Target::accepting().await;
+    setup[1].write_config(&routes(&willing));
+    setup[1].keep_in(&server.url(), IN_CLEAR);
+    let _second = setup[1].start();
+    eventually("the other has them all", async || {
+        delivered(&willing).len() == 20
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_is_away_senders_get_500_and_readiness_is_not_touched() {
+    let mut server = Postgres::start("");
+    let target = Target::accepting().await;
+    let setup = setup(&server, &target);
+    setup.reword("listen:", "listen:\n  limits: { ack_timeout: 500ms }");
+    let relay = setup.start();
+    let sender = relay.sender();
+    assert_eq!(sender.post(body(0)).await.expect("an answer").status, 200);
+    server.kill();
+    let asked = std::time::Instant::now();
+    let refused = sender.post(body(1)).await.expect("an answer");
+    assert_eq!(refused.status, 500);
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5));
+    for probe in ["/readyz", "/livez"] {
+        assert_eq!(relay.admin(probe).await.0, 200, "{probe}");
+    }
+    server.run();
+    eventually("it is accepted again", async || {
+        let answer = sender.post(body(2)).await;
+        answer.is_some_and(|answer| answer.status == 200)
+    })
+    .await;
+    eventually("it is delivered", async || {
+        delivered(&target).contains(body(2).as_bytes())
+    })
+    .await;
+    assert!(relay.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_connect_asks_the_server() {
+    let server = Postgres::start("");
+    let target = Target::accepting().await;
+    let setup = setup(&server, &target);
+    let checked = run(&setup, &["check", "--connect", "--config"]);
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(
+        server.sql("SELECT to_regnamespace('suki_relay') IS NULL"),
+        "t"
+    );
+    server.sql("ALTER ROLE postgres SET synchronous_commit = off");
+    for command in [
+        &["check", "--connect", "--config"][..],
+        &["run", "--config"],
+    ] {
+        let refused = run(&setup, command);
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(74), "{told}");
+        assert!(told.contains("`synchronous_commit` is off there"), "{told}");
+    }
+    assert!(run(&setup, &["check", "--config"]).status.success());
+}
