@@ -55,6 +55,7 @@ pub struct Relay {
     listener: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     operator_task: Option<JoinHandle<()>>,
+    orders_task: JoinHandle<()>,
     reloads: mpsc::Receiver<ReloadOrder>,
     dispatcher: Dispatcher,
     spool_failure: mpsc::Receiver<spool::Fatal>,
@@ -117,12 +118,11 @@ impl Relay {
         let state = Arc::new(ArcSwap::from_pointee(state));
         let operator_token = Arc::new(ArcSwapOption::empty());
         let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
+        let desk = || Desk::new(spool.clone(), routing.clone());
+        let orders_task = tokio::spawn(carry_on(desk()));
         let operator = |guard| Operator {
             guard,
-            desk: Desk {
-                spool: spool.clone(),
-                routing: routing.clone(),
-            },
+            desk: desk(),
             config: state.clone(),
             reload,
             set_log_level: logging.set_level,
@@ -158,6 +158,7 @@ impl Relay {
             listener,
             admin_task,
             operator_task,
+            orders_task,
             reloads,
             dispatcher,
             spool_failure,
@@ -247,6 +248,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.listener.abort();
         self.admin_task.abort();
+        self.orders_task.abort();
         if let Some(operator) = &self.operator_task {
             operator.abort();
         }
@@ -281,6 +283,11 @@ async fn open(
         .await
         .map_err(|_| StartError::Panicked)??;
     Ok((spool, failure))
+}
+
+/// With orders that were cut short.
+async fn carry_on(desk: Desk) {
+    desk.carry_on().await;
 }
 
 /// Where the operator is heard, and the task that hears; `None` if the config turns it off.

@@ -63,7 +63,8 @@
 //! 8. No module imports one above it: held by `test:no_room_imports_one_beside_or_above_it`.
 //! 9. Every delivery ever accepted is accounted for, and what has not settled leaves only at an operator's
 //!    word: held by `test:nothing_is_lost_and_every_delivery_is_accounted_for`,
-//!    `test:a_discard_takes_the_exact_count_or_nothing`, `test:an_audit_tells_each_discrepancy`.
+//!    `test:a_discard_takes_the_exact_count_or_nothing`, `test:an_audit_tells_each_discrepancy`,
+//!    `test:a_replay_that_was_cut_short_goes_on_from_where_it_was`.
 //! 10. Of relays that share a spool, one at a time has a delivery in hand, and none settles what was taken
 //!     from it: held by `test:a_delivery_is_in_one_relays_hands`,
 //!     `test:a_relay_that_was_not_heard_of_settles_nothing_that_was_taken_from_it`.

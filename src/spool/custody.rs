@@ -6,20 +6,22 @@
 //!   come too late for this list.
 //! * Content is read only when it is asked for.
 //! * An order is carried out in commits of a bounded size, between which submissions have their turn. It
-//!   goes on when whoever ordered it leaves. A crash cuts it short between two commits: what is done stays
-//!   done, and the same order, given again, does the rest.
+//!   goes on when whoever ordered it leaves. A replay or a release is kept meanwhile: one that a crash cut
+//!   short goes on when a relay runs again, from where it was.
 //! * A refused order has changed nothing.
 //!
 //! Limits: a page holds [`PAGE_MAX`] notifications, a filter [`IDS_MAX`] ids. Every read is one short
 //! transaction, so a list is no snapshot. Finding by id reads the whole index of marks, some tenths of a
 //! second a million notifications: an index by id would cost each acceptance a page.
 
+mod words;
+
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ReadError, Reason, Spool, Verdict};
+use super::{Errand, ReadError, Reason, Reroute, Spool, Verdict};
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Id, Record};
@@ -190,19 +192,30 @@ pub struct Discard {
     pub dry_run: bool,
 }
 
-/// One notification that leaves quarantine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An order to take notifications out of quarantine. What has nowhere to go stays.
+#[derive(Clone, Debug)]
 pub struct Release {
-    pub sequence: i64,
-    /// Owed to these from then on, beside those that it is owed to already. To nobody is no release.
-    pub targets: Vec<Name>,
+    pub filter: Filter,
+    pub to: ReleaseTo,
+    pub by: Name,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// Where what leaves quarantine goes, beside those that it is owed to already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReleaseTo {
+    Targets(Vec<Name>),
+    /// By the routes of the moment at which it is looked at.
+    ByRoutes,
 }
 
 /// What became of an order: deliveries, or notifications in quarantine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     pub matched: u64,
-    /// Those that it changed: what was as ordered already is not among them.
+    /// Those that it changed: what was as ordered already is not among them. Of a dry run of a replay or a
+    /// release: those that it would try to change.
     pub done: u64,
 }
 
@@ -223,12 +236,28 @@ pub enum CustodyError {
     TooMany { max: usize },
     #[error("other orders wait for the spool; try again in a moment")]
     Busy,
-    #[error("the disk is full; make room, then give the order again: it does what is left")]
+    #[error("the disk is full; make room, then give the order again")]
     Full,
-    #[error("the commit failed; give the order again: it does what is left")]
+    #[error("the commit failed; give the order again, unless `spool status` shows it")]
     Failed,
-    #[error("the spool has ended; give the order again when it runs: it does what is left")]
+    #[error(
+        "the spool has ended; give the order again when it runs, unless `spool status` shows it"
+    )]
     Ended,
+    /// Only of a discard.
+    #[error(
+        "{done} of {matched} were discarded; others are no longer as they were counted, and stay: look again, \
+         then give the new count"
+    )]
+    Changed { done: u64, matched: u64 },
+    /// Another may be at it.
+    #[error(
+        "{done} are done, then: {cause}. Do not give it again: the relay goes on with it as soon as it can, \
+         `spool status` shows it"
+    )]
+    CutShort { done: u64, cause: Box<Self> },
+    #[error("another relay is at it")]
+    Taken,
 }
 
 impl Spool {
@@ -236,24 +265,39 @@ impl Spool {
     ///
     /// Cancellation: dropping the future takes nothing back; the order is carried out.
     pub async fn replay(&self, replay: Replay) -> Result<Done, CustodyError> {
-        let engine = self.engine.clone();
-        ordered(async move { engine.replay(replay).await }).await
+        let office = self.office.clone();
+        ordered(async move { office.replay(replay).await }).await
     }
 
-    /// Lets go of what matches, if it is as many as the order says.
+    /// Lets go of what matches, if it is as many as the order says. One of more than 500 may end before it
+    /// has let go of all: when something is no longer as it was counted, or at a crash.
     ///
     /// Cancellation: dropping the future takes nothing back; the order is carried out.
     pub async fn discard(&self, discard: Discard) -> Result<Done, CustodyError> {
-        let engine = self.engine.clone();
-        ordered(async move { engine.discard(discard).await }).await
+        let office = self.office.clone();
+        ordered(async move { office.discard(discard).await }).await
     }
 
-    /// Takes notifications out of quarantine, each with its deliveries in one commit.
+    /// Takes what matches out of quarantine, each with its deliveries in one commit.
     ///
     /// Cancellation: dropping the future takes nothing back; the order is carried out.
-    pub async fn release(&self, releases: Vec<Release>, by: Name) -> Result<Done, CustodyError> {
-        let engine = self.engine.clone();
-        ordered(async move { engine.release(releases, by).await }).await
+    pub async fn release(&self, release: Release, reroute: Reroute) -> Result<Done, CustodyError> {
+        let office = self.office.clone();
+        ordered(async move { office.release(release, &reroute).await }).await
+    }
+
+    /// The orders that are under way, or wait to go on.
+    ///
+    /// Cancellation: safe; it changes nothing.
+    pub async fn errands(&self) -> Result<Vec<Errand>, ReadError> {
+        self.engine.errands().await
+    }
+
+    /// Goes on with orders that were cut short, until it is dropped.
+    ///
+    /// Cancellation: safe; they wait for the next who calls this.
+    pub async fn carry_on(&self, reroute: Reroute) {
+        self.office.carry_on(&reroute).await;
     }
 
     /// The notifications that match, after a cursor, at most `limit` or [`PAGE_MAX`] of them.
@@ -310,74 +354,6 @@ impl Delivery {
     pub fn last_attempt(&self) -> Option<&Event> {
         let mut latest_first = self.history.iter().rev();
         latest_first.find(|event| event.kind.is_attempt())
-    }
-}
-
-impl State {
-    pub const ALL: [Self; 4] = [
-        Self::Pending,
-        Self::DeadLetter,
-        Self::Quarantined,
-        Self::Delivered,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::DeadLetter => "dead_letter",
-            Self::Quarantined => "quarantined",
-            Self::Delivered => "delivered",
-        }
-    }
-
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
-    }
-}
-
-impl DeliveryState {
-    /// By the number that each has on disk.
-    pub const ALL: [Self; 4] = [
-        Self::Pending,
-        Self::Delivered,
-        Self::DeadLetter,
-        Self::Discarded,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Delivered => "delivered",
-            Self::DeadLetter => "dead_letter",
-            Self::Discarded => "discarded",
-        }
-    }
-}
-
-impl EventKind {
-    /// By the number that each has on disk.
-    pub const ALL: [Self; 6] = [
-        Self::Failed,
-        Self::Delivered,
-        Self::DeadLettered,
-        Self::Replayed,
-        Self::Released,
-        Self::Discarded,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Failed => "failed",
-            Self::Delivered => "delivered",
-            Self::DeadLettered => "dead_lettered",
-            Self::Replayed => "replayed",
-            Self::Released => "released",
-            Self::Discarded => "discarded",
-        }
-    }
-
-    pub const fn is_attempt(self) -> bool {
-        matches!(self, Self::Failed | Self::Delivered | Self::DeadLettered)
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) mod books;
 mod checkpoint;
 pub(super) mod custody;
 pub(super) mod delivery;
+mod errands;
 mod fault;
 mod folder;
 pub(super) mod history;

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::disk::Disk;
 use super::disk::queue::Queue;
-use super::orders::{Plan, Stage};
+use super::orders::{Errand, Plan, Stage};
 use super::postgres::Postgres;
 use super::{
     AcceptError, Audit, Counts, Cursor, DuePage, Filter, Found, Kept, Options, Page,
@@ -195,6 +195,25 @@ impl Engine {
         match self {
             Self::Disk(disk) => disk.stage(filter, plan, after).await,
             Self::Postgres(postgres) => postgres.stage(filter, plan, after).await,
+        }
+    }
+
+    /// Operators' orders that are under way, or wait to go on; the oldest first.
+    pub async fn errands(&self) -> Result<Vec<Errand>, ReadError> {
+        match self {
+            Self::Disk(disk) => disk.errands().await,
+            Self::Postgres(postgres) => postgres.errands().await,
+        }
+    }
+
+    /// The order as it stands, this relay's from now on; `None` if it is done, or another relay is at it.
+    pub async fn adopt_errand(&self, id: i64) -> Result<Option<Errand>, ReadError> {
+        match self {
+            Self::Disk(disk) => {
+                let mut errands = disk.errands().await?.into_iter();
+                Ok(errands.find(|errand| errand.id == id))
+            }
+            Self::Postgres(postgres) => postgres.adopt_errand(id).await,
         }
     }
 

@@ -41,13 +41,15 @@ use crate::notification::{Notification, Record};
 pub use audit::{Audit, DISCREPANCIES_MAX, Discrepancy};
 pub use custody::{
     Content, Cursor, CustodyError, Delivery, DeliveryState, Discard, Done, Entry, Event, EventKind,
-    Filter, Found, IDS_MAX, PAGE_MAX, Page, Release, Replay, ReplayTo, State,
+    Filter, Found, IDS_MAX, PAGE_MAX, Page, Release, ReleaseTo, Replay, ReplayTo, State,
 };
 use engine::Engine;
 pub use engine::Store;
 pub use error::{Fatal, KeyFault, OpenError, ReadError};
 pub use keys::{Keys, KeysError};
 pub use metrics::Metrics;
+use orders::Office;
+pub use orders::{Errand, Reroute};
 pub use postgres::{CONNECTIONS_MIN, PostgresOptions, ServerTls, migration};
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 pub use verdict::{Reason, Verdict};
@@ -58,6 +60,7 @@ pub use verdict::{Reason, Verdict};
 pub struct Spool {
     /// First: it lets go of the folder before the disk unlocks it.
     ring: Ring,
+    office: Office,
     engine: Engine,
 }
 
@@ -229,10 +232,10 @@ impl Spool {
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let postgres = postgres::Postgres::open(options, metrics, on_fatal)?;
-        Ok(Self {
-            ring: Ring::none(),
-            engine: Engine::Postgres(Arc::new(postgres)),
-        })
+        Ok(Self::kept_by(
+            Engine::Postgres(Arc::new(postgres)),
+            Ring::none(),
+        ))
     }
 
     /// Whether [`Spool::connect`] would open it; changes nothing. Blocks on the server.
@@ -241,9 +244,15 @@ impl Spool {
     }
 
     fn on_disk(disk: disk::Disk, options: &Options, metrics: Metrics) -> Self {
+        let ring = Ring::start(options, metrics);
+        Self::kept_by(Engine::Disk(Arc::new(disk)), ring)
+    }
+
+    fn kept_by(engine: Engine, ring: Ring) -> Self {
         Self {
-            ring: Ring::start(options, metrics),
-            engine: Engine::Disk(Arc::new(disk)),
+            ring,
+            office: Office::new(engine.clone()),
+            engine,
         }
     }
 

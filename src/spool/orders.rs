@@ -1,34 +1,51 @@
 //! What operators order, whatever keeps the spool: from an order to deeds, and what a deed does.
 //!
-//! An order is carried out in commits of [`DEEDS_MAX`] deeds at most: submissions that come meanwhile wait
-//! no longer than one of them. A deed looks at the rows as they are: one that is done already changes
-//! nothing, so what a crash cut short is ordered again as a whole.
+//! An order is carried out in commits of some [`DEEDS_MAX`] deeds (`orders/office.rs`): submissions that come
+//! meanwhile wait no longer than one of them. One that takes several is kept between them
+//! (`orders/errand.rs`). A deed looks at the rows as they are: one that is done already changes nothing.
+
+mod errand;
+mod office;
 
 use tokio::sync::oneshot;
+
+pub use self::errand::Errand;
+pub(super) use self::office::Office;
+pub use self::office::Reroute;
 
 use super::disk::delivery::Row;
 use super::disk::ledger::Step;
 use super::disk::rows::Held;
-use super::{
-    CustodyError, DeliveryKey, Discard, Done, Engine, EventKind, Filter, Reason, Release, Replay,
-    ReplayTo, State,
-};
+use super::{CustodyError, DeliveryKey, EventKind, Reason, ReleaseTo, ReplayTo};
 use crate::clock::Timestamp;
 use crate::name::Name;
 
-/// Deeds in one commit: some 10 ms of work.
+/// Deeds in one commit, and those besides that the last notification takes: some 10 ms of work.
 pub(super) const DEEDS_MAX: usize = 500;
-
-/// Deeds whose count is exact, and which therefore are all known before the first is done: 40 MB.
-const COUNTED_MAX: usize = 1_000_000;
 
 /// Deeds for one commit.
 pub(super) struct Order {
     pub deeds: Vec<Deed>,
     pub by: Name,
     pub at: Timestamp,
+    /// Nothing is done unless each deed changes something.
+    pub all_or_none: bool,
+    /// In the same commit.
+    pub note: Note,
     /// How many deeds changed something.
     pub answer: oneshot::Sender<Result<u64, CustodyError>>,
+}
+
+/// What is written down of the order that the deeds are of. What they change is yet to be counted.
+pub(super) enum Note {
+    /// Nothing: one commit is all of it.
+    None,
+    /// It is kept from now on.
+    Begun(Errand),
+    /// It was kept, and had reached that notification.
+    Moved { from: i64, errand: Errand },
+    /// It was kept, and had reached that notification; now all of it is done.
+    Ended { from: i64, id: i64 },
 }
 
 #[derive(Clone, Debug)]
@@ -46,9 +63,16 @@ pub(super) enum Deed {
 /// What is to be done to the notifications that match.
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
-    Replay(ReplayTo),
+    Owe(Owing),
     Discard,
     LetGo,
+}
+
+/// How what ended, or is held, comes to be owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owing {
+    Replay(ReplayTo),
+    Release(ReleaseTo),
 }
 
 /// The next deeds of a plan.
@@ -97,92 +121,14 @@ pub(super) trait Desk {
     ) -> Result<(), Self::Error>;
 }
 
-impl Engine {
-    pub async fn replay(&self, replay: Replay) -> Result<Done, CustodyError> {
-        let mut filter = replay.filter;
-        if replay.to == ReplayTo::DeadLetters {
-            filter.state = Some(State::DeadLetter);
-        }
-        let plan = Plan::Replay(replay.to);
-        let mut done = Done::default();
-        let mut after = Some(0);
-        while let Some(from) = after {
-            let stage = self.stage(&filter, &plan, from).await?;
-            after = stage.next;
-            done.matched += stage.deeds.len() as u64;
-            if !replay.dry_run {
-                done.done += self.order_all(stage.deeds, &replay.by).await?;
-            }
-        }
-        Ok(done)
-    }
-
-    pub async fn discard(&self, discard: Discard) -> Result<Done, CustodyError> {
-        let plan = match discard.filter.state {
-            Some(State::DeadLetter) => Plan::Discard,
-            Some(State::Quarantined) => Plan::LetGo,
-            _ => return Err(CustodyError::State),
-        };
-        let mut deeds = Vec::new();
-        let mut after = Some(0);
-        while let Some(from) = after {
-            let mut stage = self.stage(&discard.filter, &plan, from).await?;
-            after = stage.next;
-            deeds.append(&mut stage.deeds);
-            if deeds.len() > COUNTED_MAX {
-                return Err(CustodyError::TooMany { max: COUNTED_MAX });
-            }
-        }
-        let matched = deeds.len() as u64;
-        if discard.dry_run {
-            return Ok(Done { matched, done: 0 });
-        }
-        let expected = discard.count.unwrap_or_default();
-        if expected != matched {
-            let found = matched;
-            return Err(CustodyError::Count { expected, found });
-        }
-        let done = self.order_all(deeds, &discard.by).await?;
-        Ok(Done { matched, done })
-    }
-
-    pub async fn release(&self, releases: Vec<Release>, by: Name) -> Result<Done, CustodyError> {
-        let matched = releases.len() as u64;
-        let to_somebody = releases.into_iter().filter(|one| !one.targets.is_empty());
-        let deeds =
-            to_somebody.map(|Release { sequence, targets }| Deed::Release { sequence, targets });
-        let done = self.order_all(deeds.collect(), &by).await?;
-        Ok(Done { matched, done })
-    }
-
-    /// One commit after the other: how many deeds changed something.
-    async fn order_all(&self, deeds: Vec<Deed>, by: &Name) -> Result<u64, CustodyError> {
-        let mut done = 0;
-        for deeds in deeds.chunks(DEEDS_MAX) {
-            let (answer, answered) = oneshot::channel();
-            self.queue().order(Order {
-                deeds: deeds.to_vec(),
-                by: by.clone(),
-                at: Timestamp::now(),
-                answer,
-            })?;
-            done += answered.await.map_err(|_| CustodyError::Ended)??;
-        }
-        Ok(done)
-    }
-
-    async fn stage(&self, filter: &Filter, plan: &Plan, after: i64) -> Result<Stage, CustodyError> {
-        filter.check()?;
-        Ok(self.find_stage(filter, plan, after).await?)
-    }
-}
-
 impl Plan {
     pub const fn wants(&self) -> Wanted {
         match self {
-            Self::LetGo | Self::Replay(ReplayTo::Targets(_)) => Wanted::Nothing,
-            Self::Replay(ReplayTo::All) => Wanted::All,
-            Self::Discard | Self::Replay(ReplayTo::DeadLetters) => Wanted::Dead,
+            Self::LetGo | Self::Owe(Owing::Release(_) | Owing::Replay(ReplayTo::Targets(_))) => {
+                Wanted::Nothing
+            }
+            Self::Owe(Owing::Replay(ReplayTo::All)) => Wanted::All,
+            Self::Discard | Self::Owe(Owing::Replay(ReplayTo::DeadLetters)) => Wanted::Dead,
         }
     }
 
@@ -192,10 +138,18 @@ impl Plan {
         match self {
             Self::LetGo => vec![Deed::LetGo { sequence }],
             Self::Discard => targets.into_iter().map(key).map(Deed::Discard).collect(),
-            Self::Replay(ReplayTo::Targets(named)) => {
+            Self::Owe(Owing::Replay(ReplayTo::Targets(named))) => {
                 named.iter().cloned().map(key).map(Deed::Replay).collect()
             }
-            Self::Replay(_) => targets.into_iter().map(key).map(Deed::Replay).collect(),
+            Self::Owe(Owing::Replay(_)) => targets.into_iter().map(key).map(Deed::Replay).collect(),
+            Self::Owe(Owing::Release(to)) => {
+                let targets = match to {
+                    ReleaseTo::Targets(named) => named.clone(),
+                    // Where it goes is in its content, which the office reads.
+                    ReleaseTo::ByRoutes => Vec::new(),
+                };
+                vec![Deed::Release { sequence, targets }]
+            }
         }
     }
 }

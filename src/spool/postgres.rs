@@ -21,6 +21,7 @@ mod attendant;
 mod audit;
 mod claim;
 mod columns;
+mod errands;
 mod fault;
 mod inspect;
 mod lease;

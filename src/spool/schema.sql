@@ -78,6 +78,17 @@ CREATE TABLE ledger (
     forgotten_discarded INTEGER NOT NULL
 ) STRICT;
 
+-- An operator's order between its first commit and its last. See orders/errand.rs.
+CREATE TABLE errand (
+    id       INTEGER PRIMARY KEY,
+    wording  TEXT    NOT NULL, -- what to do, and to which notifications; JSON
+    given_by TEXT    NOT NULL,
+    given_at INTEGER NOT NULL,
+    reached  INTEGER NOT NULL, -- notifications up to here are done with
+    matched  INTEGER NOT NULL, -- so far
+    done     INTEGER NOT NULL
+) STRICT;
+
 -- One row: the number that the next notification gets.
 CREATE TABLE position (
     next_seq INTEGER NOT NULL

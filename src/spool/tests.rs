@@ -3,6 +3,7 @@
 
 mod accounts;
 pub(super) mod custody;
+mod errands;
 #[path = "../../tests/it/harness/postgres.rs"]
 mod server;
 mod shared;

@@ -57,13 +57,15 @@ impl From<ReadError> for Refusal {
 impl From<CustodyError> for Refusal {
     fn from(error: CustodyError) -> Self {
         let status = match error {
-            CustodyError::Count { .. } => StatusCode::CONFLICT,
+            CustodyError::Count { .. } | CustodyError::Changed { .. } => StatusCode::CONFLICT,
             CustodyError::State | CustodyError::TooMany { .. } => StatusCode::BAD_REQUEST,
             CustodyError::Full => StatusCode::INSUFFICIENT_STORAGE,
             CustodyError::Read(_)
             | CustodyError::Busy
             | CustodyError::Failed
-            | CustodyError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+            | CustodyError::Ended
+            | CustodyError::CutShort { .. }
+            | CustodyError::Taken => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
     }

@@ -20,10 +20,14 @@ const PAGE_BODY_BYTES: u64 = 8 << 20;
 /// A spool, and the config that says where things go.
 pub struct Desk {
     pub spool: Spool,
-    pub routing: Arc<ArcSwap<Routing>>,
+    pub(super) routing: Arc<ArcSwap<Routing>>,
 }
 
 impl Desk {
+    pub const fn new(spool: Spool, routing: Arc<ArcSwap<Routing>>) -> Self {
+        Self { spool, routing }
+    }
+
     /// Answers one request of the operator API: status and JSON.
     pub async fn answer(&self, method: &Method, target: &str, body: &[u8]) -> (StatusCode, Bytes) {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -32,6 +36,11 @@ impl Desk {
             Ok(json) => (StatusCode::OK, json),
             Err(refusal) => (refusal.status, refusal.json()),
         }
+    }
+
+    /// Goes on with orders that were cut short, until it is dropped.
+    pub async fn carry_on(&self) {
+        self.spool.carry_on(self.reroute()).await;
     }
 
     pub(super) async fn ask(
@@ -52,7 +61,8 @@ impl Desk {
 
     async fn status(&self) -> Result<Bytes, Refusal> {
         let counts = self.spool.counts().await?;
-        Ok(json(&show::status(&counts, &self.routing.load())))
+        let errands = self.spool.errands().await?;
+        Ok(json(&show::status(&counts, &errands, &self.routing.load())))
     }
 
     async fn list(&self, query: &str) -> Result<Bytes, Refusal> {

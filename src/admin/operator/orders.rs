@@ -12,14 +12,14 @@ use crate::name::Name;
 use crate::notification::{Id, Notification};
 use crate::routing::{self, Routing};
 use crate::spool::{
-    Cursor, Discard, Done, Entry, Filter, Reason, Release, Replay, ReplayTo, State, Submission,
-    UnverifiedRequest,
+    Discard, Done, Filter, Reason, Release, ReleaseTo, Replay, ReplayTo, Reroute, State,
+    Submission, UnverifiedRequest,
 };
 
 /// Who is told in the history of a delivery: there is one token, so no names.
 const BY: &str = "operator";
 
-/// Notifications that a release looks at together; their bodies are read one by one.
+/// Requests of the ring that a release looks at together; their bodies are read one by one.
 const RELEASED_AT_ONCE: usize = 100;
 
 /// `matched` less `done` is as before: it was so already, or cannot be done, and the log says why. Of a dry
@@ -189,70 +189,44 @@ impl Desk {
                 "what is `invalid` is of no schema that routes could read; use `force` with `targets`",
             ));
         }
-        let targets = match (order.action, &order.targets) {
-            (Action::Force, Some(targets)) if !targets.is_empty() => self.configured(targets)?,
+        let to = match (order.action, &order.targets) {
+            (Action::Force, Some(targets)) if !targets.is_empty() => {
+                ReleaseTo::Targets(self.configured(targets)?)
+            }
             (Action::Force, _) => return Err(Refusal::bad("`force` needs `targets`")),
-            (_, None) => Vec::new(),
+            (_, None) => ReleaseTo::ByRoutes,
             (_, Some(_)) => return Err(Refusal::bad("only `force` takes `targets`")),
         };
         let wanted = filter(order.source, order.since, order.ids)?;
         let outcome = if is_unverified {
             self.reverify(&wanted, order.dry_run).await?
         } else {
-            let wanted = Filter {
-                state: Some(State::Quarantined),
-                reason: Some(ask::reason(&order.reason)?),
-                ..wanted
+            let release = Release {
+                filter: Filter {
+                    reason: Some(ask::reason(&order.reason)?),
+                    ..wanted
+                },
+                to,
+                by: by()?,
+                dry_run: order.dry_run,
             };
-            self.release_to(&wanted, &targets, order.dry_run).await?
+            let Done { matched, done } = self.spool.release(release, self.reroute()).await?;
+            Outcome { matched, done }
         };
         outcome.log("released", order.dry_run);
         Ok(outcome)
     }
 
-    /// Without targets: to those that the routes of now name.
-    async fn release_to(
-        &self,
-        wanted: &Filter,
-        targets: &[Name],
-        dry_run: bool,
-    ) -> Result<Outcome, Refusal> {
-        let routing = self.routing.load_full();
-        let mut outcome = Outcome::default();
-        let mut next = Some(Cursor::default());
-        while let Some(after) = next {
-            let page = self.spool.list(wanted, after, RELEASED_AT_ONCE).await?;
-            next = page.next;
-            let mut releases = Vec::new();
-            for entry in &page.entries {
-                let targets = match targets {
-                    [] => self.rerouted(&routing, entry).await?,
-                    named => named.to_vec(),
-                };
-                if !targets.is_empty() {
-                    let sequence = entry.sequence;
-                    releases.push(Release { sequence, targets });
-                }
-            }
-            outcome.matched += page.entries.len() as u64;
-            outcome.done += if dry_run {
-                releases.len() as u64
-            } else {
-                self.spool.release(releases, by()?).await?.done
-            };
-        }
-        Ok(outcome)
-    }
-
-    async fn rerouted(&self, routing: &Routing, entry: &Entry) -> Result<Vec<Name>, Refusal> {
-        let Some(record) = self.spool.record(entry.sequence).await? else {
-            tracing::warn!(id = %entry.id, "not released: its content cannot be read");
-            return Ok(Vec::new());
-        };
-        Ok(routing::reroute(routing, &record).unwrap_or_else(|reason| {
-            tracing::info!(id = %entry.id, %reason, "not released");
-            Vec::new()
-        }))
+    /// What the routes of now say to a notification that is to be released.
+    pub(super) fn reroute(&self) -> Reroute {
+        let routing = self.routing.clone();
+        Arc::new(move |record| {
+            let targets = routing::reroute(&routing.load_full(), record);
+            targets.unwrap_or_else(|reason| {
+                tracing::info!(id = %record.id, %reason, "not released");
+                Vec::new()
+            })
+        })
     }
 
     /// What a secret of now has signed is kept as if it had come now, and leaves the ring.

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::Record;
 use crate::routing::Routing;
-use crate::spool::{self, Counts, Found, Reason, UnverifiedEntry};
+use crate::spool::{self, Counts, Errand, Found, Reason, State, UnverifiedEntry};
 
 #[derive(Serialize)]
 pub(super) struct Status<'a> {
@@ -17,6 +17,26 @@ pub(super) struct Status<'a> {
     settled: u64,
     quarantine: BTreeMap<&'static str, i64>,
     targets: Vec<Target<'a>>,
+    orders: Vec<Order<'a>>,
+}
+
+/// An order that takes more than one commit, until its last.
+#[derive(Serialize)]
+struct Order<'a> {
+    what: &'static str,
+    given_by: &'a str,
+    given_at: String,
+    /// Those that it names; empty: those that were owed it, or that the routes name.
+    to: Vec<&'a str>,
+    state: Option<&'static str>,
+    reason: Option<&'static str>,
+    source: Option<&'a str>,
+    target: Option<&'a str>,
+    since: Option<String>,
+    ids: Option<usize>,
+    /// So far.
+    matched: u64,
+    done: u64,
 }
 
 #[derive(Serialize)]
@@ -30,7 +50,11 @@ struct Target<'a> {
 }
 
 /// Targets of the config, and those that something is remembered of.
-pub(super) fn status<'a>(counts: &'a Counts, routing: &'a Routing) -> Status<'a> {
+pub(super) fn status<'a>(
+    counts: &'a Counts,
+    errands: &'a [Errand],
+    routing: &'a Routing,
+) -> Status<'a> {
     let held = |reason: Reason| {
         let held = counts.quarantine.get(&reason).copied().unwrap_or_default();
         (reason.as_str(), held)
@@ -53,6 +77,25 @@ pub(super) fn status<'a>(counts: &'a Counts, routing: &'a Routing) -> Status<'a>
         settled: counts.settled,
         quarantine: Reason::ALL.into_iter().map(held).collect(),
         targets: names.into_iter().map(target).collect(),
+        orders: errands.iter().map(order).collect(),
+    }
+}
+
+fn order(errand: &Errand) -> Order<'_> {
+    let filter = &errand.filter;
+    Order {
+        what: errand.what(),
+        given_by: errand.by.as_str(),
+        given_at: errand.given_at.to_string(),
+        to: errand.targets().iter().map(Name::as_str).collect(),
+        state: filter.state.map(State::as_str),
+        reason: filter.reason.map(Reason::as_str),
+        source: filter.source.as_ref().map(Name::as_str),
+        target: filter.target.as_ref().map(Name::as_str),
+        since: filter.since.map(|since| since.to_string()),
+        ids: filter.ids.as_ref().map(Vec::len),
+        matched: errand.matched,
+        done: errand.done,
     }
 }
 

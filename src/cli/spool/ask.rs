@@ -59,10 +59,8 @@ impl Desk {
         let on_fatal = |fatal: spool::Fatal| eprintln!("{fatal}");
         let spool = Spool::open_existing(path, keys, metrics, on_fatal);
         let spool = spool.map_err(|error| Failure::spool(error.into()))?;
-        Ok(Self::Stopped(operator::Desk {
-            spool,
-            routing: Arc::new(ArcSwap::from_pointee(routing)),
-        }))
+        let routing = Arc::new(ArcSwap::from_pointee(routing));
+        Ok(Self::Stopped(operator::Desk::new(spool, routing)))
     }
 
     pub async fn order(&self, target: &str, order: Map<String, Value>) -> anyhow::Result<Value> {

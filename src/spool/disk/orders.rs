@@ -16,10 +16,14 @@ impl Writer<'_> {
     pub(super) fn carry_out(&mut self, order: Order) -> Result<(), Fatal> {
         self.shared.pulse.begin();
         let done = match self.transact_order(&order) {
-            Ok(done) => {
+            Ok(Some(done)) => {
                 self.close_books();
                 Ok(done)
             }
+            Ok(None) => Err(CustodyError::Changed {
+                done: 0,
+                matched: order.deeds.len() as u64,
+            }),
             Err(error) => Err(match self.undo(&error)? {
                 Fault::Full => CustodyError::Full,
                 _ => CustodyError::Failed,
@@ -32,16 +36,23 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn transact_order(&mut self, order: &Order) -> Sql<u64> {
+    /// `None`: it was for all or none, and not all can be done.
+    fn transact_order(&mut self, order: &Order) -> Sql<Option<u64>> {
         self.rows.begin()?;
         let by = self.books.name(&mut self.rows, &order.by)?;
         let mut done = 0;
         for deed in &order.deeds {
             done += u64::from(deed.carry_out(self, order.at, by)?);
         }
+        if order.all_or_none && done < order.deeds.len() as u64 {
+            self.books.strike();
+            self.rows.rollback()?;
+            return Ok(None);
+        }
+        self.note(&order.note, done)?;
         self.books.post(&mut self.rows)?;
         self.rows.commit()?;
-        Ok(done)
+        Ok(Some(done))
     }
 
     pub(super) fn close_books(&mut self) {

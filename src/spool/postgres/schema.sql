@@ -90,3 +90,15 @@ CREATE TABLE tally (
     count bigint NOT NULL,
     PRIMARY KEY (kind, slot)
 ) WITH (fillfactor = 50);
+
+-- An operator's order between its first commit and its last. See orders/errand.rs.
+CREATE TABLE errand (
+    id       bigint PRIMARY KEY,
+    wording  text   NOT NULL, -- what to do, and to which notifications; JSON
+    given_by text   NOT NULL,
+    given_at bigint NOT NULL,
+    reached  bigint NOT NULL, -- notifications up to here are done with
+    matched  bigint NOT NULL, -- so far
+    done     bigint NOT NULL,
+    owner    bigint NOT NULL  -- the relay that is at it, as long as it is heard of
+);

@@ -4,12 +4,13 @@ use tokio_postgres::Row;
 
 use super::Shared;
 use super::columns::{Additions, Arrivals, Counts, Deliveries, Standings, by_mark};
+use super::errands;
 use super::fault::Error;
 use super::session::{Param, Session};
 use super::sheet::{Books, Sheet};
 use crate::spool::disk::queue::Batch;
 use crate::spool::orders::Order;
-use crate::spool::{AcceptError, Kept, Submission, Verdict};
+use crate::spool::{AcceptError, CustodyError, Kept, Submission, Verdict};
 
 type Answer = Result<Kept, AcceptError>;
 
@@ -59,12 +60,13 @@ pub(super) async fn write(
     Ok((answers, sheet.books))
 }
 
-/// Carries an operator's order out: how many of its deeds changed something, and how the counters moved.
+/// Carries an operator's order out: how many of its deeds changed something, and how the counters moved. Or
+/// why it was not.
 pub(super) async fn carry_out(
     shared: &Shared,
     session: &mut Session,
     order: &Order,
-) -> Result<(u64, Books), Error> {
+) -> Result<Result<(u64, Books), CustodyError>, Error> {
     let mut sheet = Sheet::of(&shared.lease);
     let by = shared.names.number(session, order.by.as_str()).await?;
     let mut keys = Vec::new();
@@ -83,8 +85,21 @@ pub(super) async fn carry_out(
         let Ok(changed) = deed.carry_out(&mut sheet, order.at, by);
         done += u64::from(changed);
     }
+    let matched = order.deeds.len() as u64;
+    let refusal = if order.all_or_none && done < matched {
+        let done = 0;
+        Some(CustodyError::Changed { done, matched })
+    } else if errands::note(shared, session, &order.note, done).await? {
+        None
+    } else {
+        Some(CustodyError::Taken)
+    };
+    if let Some(refusal) = refusal {
+        session.batch("ROLLBACK").await?;
+        return Ok(Err(refusal));
+    }
     finish(shared, session, &sheet, &Additions::default(), false).await?;
-    Ok((done, sheet.books))
+    Ok(Ok((done, sheet.books)))
 }
 
 /// Learns the numbers of all names, and of the outcomes of settlements, in their order.

@@ -129,10 +129,11 @@ impl<'s> Writer<'s> {
             transaction::carry_out(shared, session, &order).await
         });
         let done = match done.await {
-            Ok((done, books)) => {
+            Ok(Ok((done, books))) => {
                 self.close(&books);
                 Ok(done)
             }
+            Ok(Err(refusal)) => Err(refusal),
             Err(Fault::Full) => Err(CustodyError::Full),
             Err(_) => Err(CustodyError::Failed),
         };

@@ -8,8 +8,9 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::TestRunner;
 
 use super::super::{
-    Cursor, DeliveryState, Discard, Filter, PAGE_MAX, Release, Replay, ReplayTo, State,
+    Cursor, DeliveryState, Discard, Filter, PAGE_MAX, Release, ReleaseTo, Replay, ReplayTo, State,
 };
+use super::custody::nowhere;
 use super::*;
 use crate::notification::Id;
 use crate::spool::keys::tests::keys;
@@ -234,12 +235,16 @@ impl Run {
             return;
         }
         let at = which.index(self.ids.len());
-        let found = self.spool.find(self.ids[at]).await.expect("reads");
         let release = Release {
-            sequence: found[0].entry.sequence,
-            targets: targets.iter().map(|target| name(target)).collect(),
+            filter: Filter {
+                ids: Some(vec![self.ids[at]]),
+                ..Filter::default()
+            },
+            to: ReleaseTo::Targets(targets.iter().map(|target| name(target)).collect()),
+            by: name("someone"),
+            dry_run: false,
         };
-        let done = self.spool.release(vec![release], name("someone")).await;
+        let done = self.spool.release(release, nowhere()).await;
         assert_eq!(done.expect("is done").done, self.model.release(at, targets));
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::{
     Cursor, CustodyError, DeliveryState, Discard, Done, Entry, EventKind, Filter, Found, IDS_MAX,
-    Release, Replay, ReplayTo, State,
+    Release, ReleaseTo, Replay, ReplayTo, Reroute, State,
 };
 use super::*;
 use crate::notification::Id;
@@ -52,6 +52,11 @@ pub(in crate::spool) async fn found(spool: &Spool, id: Id) -> Found {
     let mut found = spool.find(id).await.expect("reads");
     assert_eq!(found.len(), 1);
     found.remove(0)
+}
+
+/// Routes that take nothing.
+pub(super) fn nowhere() -> Reroute {
+    std::sync::Arc::new(|_| Vec::new())
 }
 
 fn state(state: State) -> Filter {
@@ -301,7 +306,7 @@ async fn a_replayed_dead_letter_is_owed_again_and_survives_a_kill(engine: Engine
         counted,
         Done {
             matched: 2,
-            done: 0
+            done: 2
         }
     );
     assert!(due_now(&spool, "audit").await.is_empty());
@@ -444,25 +449,26 @@ async fn a_release_leaves_quarantine_for_its_targets_in_one_commit(engine: Engin
         home: _kept,
     } = house(engine);
     let mix = Mix::fill(&spool).await;
-    let sequence = found(&spool, mix.unrouted).await.entry.sequence;
-    let release = |targets: &[&str]| Release {
-        sequence,
-        targets: targets.iter().map(|target| name(target)).collect(),
+    let release = |to| Release {
+        filter: Filter {
+            ids: Some(vec![mix.unrouted]),
+            ..Filter::default()
+        },
+        to,
+        by: name("someone"),
+        dry_run: false,
     };
-    let releases = vec![release(&[])];
-    let done = spool.release(releases, name("someone")).await;
-    assert_eq!(
-        done.expect("is done"),
-        Done {
-            matched: 1,
-            done: 0
-        }
-    );
+    let done = spool.release(release(ReleaseTo::ByRoutes), nowhere()).await;
+    let none = Done {
+        matched: 1,
+        done: 0,
+    };
+    assert_eq!(done.expect("is done"), none);
     shows(metrics.quarantine(Reason::Unrouted), 1).await;
 
     for expected in [1, 0] {
-        let releases = vec![release(&["new", "audit"])];
-        let done = spool.release(releases, name("someone")).await;
+        let to = ReleaseTo::Targets(vec![name("new"), name("audit")]);
+        let done = spool.release(release(to), nowhere()).await;
         assert_eq!(done.expect("is done").done, expected);
     }
     shows(metrics.quarantine(Reason::Unrouted), 0).await;

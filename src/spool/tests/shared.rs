@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::spool::{DeliveryState, Filter, OpenError, Replay, ReplayTo};
+use crate::spool::orders::{Note, Owing};
+use crate::spool::{CustodyError, DeliveryState, Errand, Filter, OpenError, Replay, ReplayTo};
 
 /// A server, and as many relays on it.
 fn relays<const N: usize>() -> (server::Postgres, [Spool; N]) {
@@ -428,4 +429,26 @@ fn the_printed_migration_makes_what_a_relay_makes() {
     };
     assert!(columns("made").contains("deliveryowner"));
     assert_eq!(columns("printed"), columns("made"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_relay_at_a_time_is_at_an_order_and_the_next_goes_on_with_it() {
+    let (server, [a, b]) = relays();
+    let owing = Owing::Replay(ReplayTo::All);
+    let errand = Errand::new(owing, Filter::default(), name("someone"));
+    let begun = Note::Begun(errand.clone());
+    let by = name("someone");
+    let kept = a.office.carry_out(Vec::new(), &by, false, begun).await;
+    assert_eq!(kept.expect("is kept"), 0);
+    let adopt = async |relay: &Spool| relay.engine.adopt_errand(errand.id).await.expect("reads");
+    assert_eq!(adopt(&b).await, None, "it is another's");
+    assert_eq!(adopt(&a).await, Some(errand.clone()), "it is its own");
+
+    server.sql("UPDATE suki_relay.relay SET alive_until = 0");
+    assert_eq!(adopt(&b).await, Some(errand.clone()));
+    let (from, id) = (errand.reached, errand.id);
+    let ended = Note::Ended { from, id };
+    let refused = a.office.carry_out(Vec::new(), &by, false, ended).await;
+    assert!(matches!(refused, Err(CustodyError::Taken)), "{refused:?}");
+    assert_eq!(b.errands().await.expect("reads"), [errand]);
 }
