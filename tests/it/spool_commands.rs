@@ -1,5 +1,6 @@
 //! `suki-relay spool`, on a running relay and on the folder of a stopped one: the same questions and orders.
 
+use std::fs;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -81,14 +82,26 @@ fn ask_and_discard(place: [&str; 2]) {
         assert!(body.contains(&format!("s-{n}")), "{line}");
     }
     assert_eq!(export.lines().count(), HELD);
-    assert!(ok(&at(&["status"], &place)).contains("\"dead_letters\": 3"));
+    let status = ok(&at(&["status"], &place));
+    assert!(status.contains("\"dead_letters\": 3"), "{status}");
+    assert!(status.contains("\"orders\": []"), "{status}");
 
     let nobody = "0123456789abcdef0123456789abcdef";
     for (words, why) in [
         (vec!["show", nobody], "no notification has this id"),
         (vec!["replay", nobody], "no notification has this id"),
         (vec!["replay", "--source", "another"], "nothing matches"),
+        (vec!["replay", "--ids", nobody], "nothing matches"),
         (vec!["replay", id, "--to", "gone"], "no target `gone`"),
+        (vec!["replay", "--target", "gone"], "no target `gone`"),
+        (
+            vec!["discard", "--source", "another", "--count", "0"],
+            "nothing matches",
+        ),
+        (
+            vec!["release", "--reason", "unrouted", "--action", "reroute"],
+            "nothing matches",
+        ),
         (vec!["list", "--state", "dead"], "`dead` is none of"),
         (vec!["discard"], "`count` is missing"),
         (vec!["discard", "--count", "2"], "3 match, not 2"),
@@ -124,13 +137,22 @@ async fn a_running_relay_is_asked_over_http() {
     let relay = with_dead_letters(&setup).await;
     let url = format!("http://{}", relay.operator_address);
     ask_and_discard(["--operator", &url]);
-    ok(&["replay", "--target", "ehr", "--operator", &url]);
-    eventually("the rest arrives", async || target.count() == 2 * HELD - 1).await;
-
     let folder = setup.path().join("spool");
     let folder = folder.to_str().expect("text");
-    let said = refused(&["status", "--path", folder]);
-    assert!(said.contains("--operator"), "{said}");
+    let before = ok(&["export", "--operator", &url]);
+    for words in [
+        &["status"][..],
+        &["replay"],
+        &["discard", "--count", "2"],
+        &["release", "--reason", "unrouted", "--action", "reroute"],
+    ] {
+        let said = refused(&[words, &["--path", folder]].concat());
+        assert!(said.contains("--operator"), "{words:?}: {said}");
+    }
+    assert_eq!(ok(&["export", "--operator", &url]), before);
+
+    ok(&["replay", "--target", "ehr", "--operator", &url]);
+    eventually("the rest arrives", async || target.count() == 2 * HELD - 1).await;
     drop(relay);
     let said = refused(&["status", "--operator", &url]);
     assert!(said.contains("is the relay running"), "{said}");
@@ -161,4 +183,35 @@ async fn a_stopped_relays_folder_is_asked_directly() {
     let said = refused(&["list", "--path", nowhere.to_str().expect("text")]);
     assert!(said.contains("nowhere"), "{said}");
     assert!(!nowhere.exists(), "looking makes nothing");
+}
+
+/// In the header of the database: SQLite, "Database File Format", 1.3.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_newer_or_another_program_is_refused_and_left_as_it_is() {
+    const USER_VERSION: usize = 60;
+    const APPLICATION_ID: usize = 68;
+    let target = Target::start(|_| 422).await;
+    let setup = Setup::new(&config(&target));
+    assert!(with_dead_letters(&setup).await.terminate().await.success());
+    let folder = setup.path().join("spool");
+    let file = folder.join("spool.db");
+    let sound = fs::read(&file).expect("readable");
+    let folder = folder.to_str().expect("text");
+    for (place, why) in [
+        (USER_VERSION, "made by a newer suki-relay"),
+        (APPLICATION_ID, "not a spool of suki-relay"),
+    ] {
+        let mut bytes = sound.clone();
+        bytes[place..place + 4].copy_from_slice(&7_u32.to_be_bytes());
+        fs::write(&file, &bytes).expect("writable");
+        for words in [&["status"][..], &["replay"], &["discard", "--count", "3"]] {
+            let said = refused(&[words, &["--path", folder]].concat());
+            assert!(said.contains(why), "{words:?}: {said}");
+            assert!(said.contains("nothing was changed"), "{said}");
+        }
+        assert!(fs::read(&file).expect("readable") == bytes, "{why}");
+    }
+    fs::write(&file, &sound).expect("writable");
+    let dead = ok(&["list", "--state", "dead_letter", "--path", folder]);
+    assert_eq!(dead.lines().count(), HELD);
 }
