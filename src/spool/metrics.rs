@@ -176,6 +176,11 @@ impl Metrics {
     }
 
     #[cfg(test)]
+    pub(super) fn error_count(&self, op: Op) -> u64 {
+        self.errors[op as usize].get()
+    }
+
+    #[cfg(test)]
     pub(super) fn dropped_count(&self, cause: Dropped) -> u64 {
         self.dropped[cause as usize].get()
     }

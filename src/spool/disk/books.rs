@@ -7,12 +7,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, Result};
 use tokio::sync::Notify;
 
+use super::fault::is_damage;
 use super::ledger::{self, Posting, Step};
 use super::rows::{Change, Names, Rows, Standing};
 use super::wakes::Wakes;
 use crate::name::Name;
 use crate::notification::Notification;
-use crate::spool::metrics::{Metrics, State, TargetMetrics};
+use crate::spool::metrics::{Metrics, Op, State, TargetMetrics};
 use crate::spool::{DeliveryState, Reason, Submission};
 
 pub(super) struct Books {
@@ -56,7 +57,21 @@ impl Books {
             forgotten: HashMap::new(),
             reopened: None,
         };
-        books.count_notifications(connection)?;
+        match books.count(connection) {
+            Err(error) if is_damage(&error) => {
+                books.metrics.error(Op::Read);
+                tracing::error!(
+                    "a page of the spool is damaged: what is in it could not be counted, and its gauges are off. \
+                     Look at the volume"
+                );
+            }
+            counted => counted?,
+        }
+        Ok(books)
+    }
+
+    fn count(&self, connection: &Connection) -> Result<()> {
+        self.count_notifications(connection)?;
         for (state, dead) in [(0, false), (2, true)] {
             let sql = format!(
                 "SELECT text, count(*) FROM delivery JOIN name ON id = target
@@ -67,7 +82,7 @@ impl Books {
             while let Some(row) = rows.next()? {
                 let text: String = row.get(0)?;
                 let Ok(name) = Name::new(&text) else { continue };
-                let metrics = books.metrics.target(&name);
+                let metrics = self.metrics.target(&name);
                 let gauge = if dead {
                     metrics.dead_letters
                 } else {
@@ -76,7 +91,7 @@ impl Books {
                 gauge.set(row.get(1)?);
             }
         }
-        Ok(books)
+        Ok(())
     }
 
     fn count_notifications(&self, connection: &Connection) -> Result<()> {

@@ -5,6 +5,10 @@ use rusqlite::{Error, ErrorCode, ffi};
 use crate::spool::Fatal;
 use crate::spool::metrics::Op;
 
+/// Of a database in which a page that everything needs is damaged: a start changes nothing about that.
+const WAY_OUT: &str = "a page of it is damaged; starting again does not mend it. Move the folder aside and keep it, \
+                       start with an empty one, and see \"A record is damaged\" in the README";
+
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -34,13 +38,31 @@ pub(super) fn classify(error: &Error) -> Fault {
     }
 }
 
+/// Whether what was read is not what was written: a page is damaged, or a value on it.
+pub(super) fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::SqliteFailure(failure, _) => failure.code == ErrorCode::DatabaseCorrupt,
+        Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..)
+        | Error::FromSqlConversionFailure(..)
+        | Error::Utf8Error(..) => true,
+        _ => false,
+    }
+}
+
 /// The error as SQLite's own words for its code: a message of its own may quote a statement, this
 /// quotes nothing.
 pub(in crate::spool) fn cause(error: &Error) -> String {
     match error {
         Error::SqliteFailure(failure, _) => {
             let code = failure.extended_code;
-            format!("{} (SQLite code {code})", ffi::code_to_str(code))
+            let words = ffi::code_to_str(code);
+            match failure.code {
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+                    format!("{words} (SQLite code {code}): {WAY_OUT}")
+                }
+                _ => format!("{words} (SQLite code {code})"),
+            }
         }
         other => other.to_string(),
     }

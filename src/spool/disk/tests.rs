@@ -1,6 +1,7 @@
 //! What the spool on a disk promises beside what any spool does (`spool/tests.rs`): of its files.
 
 mod custody;
+mod damage;
 mod sealed;
 
 use std::fs;

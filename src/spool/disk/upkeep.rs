@@ -6,15 +6,22 @@ use std::time::{Duration, Instant};
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{ErrorCode, MAIN_DB, Result as Sql};
 
-use super::fault::Fault;
+use super::fault::{Fault, is_damage};
+use super::rows::Rows;
 use super::writer::{TICK, Writer};
 use super::{BUSY_TIMEOUT, PAGE_BYTES};
 use crate::clock::Timestamp;
-use crate::spool::Fatal;
 use crate::spool::metrics::Op;
+use crate::spool::{DeliveryState, Fatal};
 
 /// Notifications dropped in one transaction: some 2 ms of work.
 const DROPPED_MAX: i64 = 500;
+
+/// Damaged notifications that are stepped over; so many are a disk to be replaced.
+const DAMAGED_MAX: usize = 1000;
+
+/// How long dropping rests if what is to be dropped cannot be found.
+const DAMAGE_PAUSE: Duration = Duration::from_mins(5);
 
 /// The pause between two rounds of dropping while there is more of it and others are to be served.
 const DROP_PAUSE: Duration = Duration::from_millis(100);
@@ -28,7 +35,10 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// The header of a frame in the WAL (SQLite, "WAL-mode File Format", 1.2).
 const FRAME_HEADER_BYTES: u64 = 24;
 
-impl Writer<'_> {
+/// How one leaves: the deliveries that go with it, by target.
+type Dropping<'c> = fn(&mut Rows<'c>, i64) -> Sql<Vec<(i64, DeliveryState)>>;
+
+impl<'c> Writer<'c> {
     /// Bytes left under the capacity, as of the last measurement; with no room on the disk, what is free
     /// inside the database; with no file to keep them in, none.
     pub(super) fn room(&self) -> u64 {
@@ -61,10 +71,12 @@ impl Writer<'_> {
     /// Drops the oldest settled notifications before their time, and leaves their marks.
     pub(super) fn make_room(&mut self) -> Sql<()> {
         let latest = Timestamp::from_millis(i64::MAX);
-        for seq in self.rows.oldest_settled(false, latest, DROPPED_MAX)? {
-            let gone = self.rows.empty(seq)?;
-            self.books.forgotten(&gone);
-        }
+        // What is damaged makes no room: it leaves as little as it can be read.
+        let old = match self.oldest_settled(false, latest) {
+            Err(error) if is_damage(&error) => Vec::new(),
+            old => old?,
+        };
+        self.drop_sound(&old, Rows::empty)?;
         self.measure_pages()
     }
 
@@ -85,6 +97,11 @@ impl Writer<'_> {
                 } else {
                     TICK
                 }
+            }
+            Err(error) if is_damage(&error) => {
+                self.tell_of_damage();
+                self.undo_read(&error)?;
+                DAMAGE_PAUSE
             }
             Err(error) => {
                 self.undo(&error)?;
@@ -119,22 +136,77 @@ impl Writer<'_> {
     }
 
     fn drop_settled(&mut self, past: Timestamp) -> Sql<i64> {
-        let mut old = self.rows.oldest_settled(true, past, DROPPED_MAX)?;
+        let mut old = self.oldest_settled(true, past)?;
         if old.is_empty() {
-            old = self.rows.oldest_settled(false, past, DROPPED_MAX)?;
+            old = self.oldest_settled(false, past)?;
         }
         if old.is_empty() {
             return Ok(0);
         }
         self.rows.begin()?;
-        for seq in &old {
-            let gone = self.rows.forget(*seq)?;
-            self.books.forgotten(&gone);
+        for _ in 0..self.drop_sound(&old, Rows::forget)? {
             self.books.unmarked();
         }
         self.books.post(&mut self.rows)?;
         self.rows.commit()?;
         Ok(i64::try_from(old.len()).unwrap_or(DROPPED_MAX))
+    }
+
+    /// Without those that cannot leave.
+    fn oldest_settled(&mut self, emptied: bool, until: Timestamp) -> Sql<Vec<i64>> {
+        let damaged = i64::try_from(self.damaged.len()).unwrap_or(i64::MAX);
+        let mut old = self
+            .rows
+            .oldest_settled(emptied, until, DROPPED_MAX + damaged)?;
+        old.retain(|seq| !self.damaged.contains(seq));
+        Ok(old)
+    }
+
+    /// Drops those of these that can be read; how many. It is the first thing in its transaction, which is
+    /// begun anew for each that is damaged: that one stays as it is, and is in nobody's way.
+    fn drop_sound(&mut self, old: &[i64], drop: Dropping<'c>) -> Sql<usize> {
+        loop {
+            let sound: Vec<_> = old
+                .iter()
+                .filter(|seq| !self.damaged.contains(seq))
+                .collect();
+            let mut damaged = None;
+            for seq in &sound {
+                match drop(&mut self.rows, **seq) {
+                    Ok(gone) => self.books.forgotten(&gone),
+                    Err(error) if is_damage(&error) && self.damaged.len() < DAMAGED_MAX => {
+                        damaged = Some(**seq);
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let Some(seq) = damaged else {
+                return Ok(sound.len());
+            };
+            self.damaged.insert(seq);
+            self.tell_of_damage();
+            self.books.strike();
+            self.rows.rollback()?;
+            self.rows.begin()?;
+        }
+    }
+
+    fn tell_of_damage(&mut self) {
+        self.shared.metrics.error(Op::Read);
+        if !std::mem::replace(&mut self.told_of_damage, true) {
+            tracing::error!(
+                "settled notifications on damaged pages cannot be dropped; they stay, and the others go on. \
+                 Look at the volume"
+            );
+        }
+    }
+
+    /// Nothing was written: what could not be read is no reason to end.
+    fn undo_read(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
+        self.books.strike();
+        let undone = self.rows.rollback();
+        undone.map_err(|_| Fatal::new(Op::Commit, error))
     }
 
     /// The checkpointer copies while we write, and under load never quite catches up. Past the cap

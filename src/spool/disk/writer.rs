@@ -4,6 +4,7 @@
 //! transaction fails without a failed sync it is undone, submissions are refused, and settlements stay
 //! with the next batch. A failed sync is [`Fatal`]: nobody is answered, nothing is tried again.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result as Sql};
@@ -40,6 +41,9 @@ pub(super) struct Writer<'c> {
     /// False while the files have been moved or removed: nothing new is promised.
     pub(super) in_place: bool,
     pub(super) restart_after: Instant,
+    /// Settled ones that cannot leave: their pages are damaged.
+    pub(super) damaged: HashSet<i64>,
+    pub(super) told_of_damage: bool,
     pub(super) answers: Vec<Result<Kept, AcceptError>>,
     pub(super) places: Vec<usize>,
 }
@@ -65,6 +69,8 @@ impl<'c> Writer<'c> {
             wal_bytes: 0,
             in_place: true,
             restart_after: Instant::now(),
+            damaged: HashSet::new(),
+            told_of_damage: false,
             answers: Vec::new(),
             places: Vec::new(),
         };

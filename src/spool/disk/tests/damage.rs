@@ -1,0 +1,138 @@
+//! Damaged pages of what has settled, in real files.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+
+const PAGE: usize = 4096;
+const KEPT: usize = 60;
+
+/// Some settled notifications in a folder that nobody has open.
+async fn settled() -> TempDir {
+    let House { spool, folder, .. } = house();
+    for n in 0..KEPT {
+        let body = format!("{n} {}", "x".repeat(20_000));
+        spool
+            .accept(submission(body, &["ehr"]))
+            .await
+            .expect("room");
+    }
+    for due in due(&spool, "ehr").await {
+        settle(&spool, &due.key, Settled::Delivered).await;
+    }
+    folder
+}
+
+/// Overwrites these pages, the first of which is number 1.
+fn damage(folder: &Path, pages: &[usize]) {
+    let file = folder.join("spool.db");
+    let mut bytes = fs::read(&file).expect("reads");
+    for page in pages {
+        bytes[(page - 1) * PAGE..page * PAGE].fill(0xa5);
+    }
+    fs::write(&file, bytes).expect("writes");
+}
+
+/// What became of a relay that met the damage.
+#[derive(Debug, PartialEq, Eq)]
+enum Met {
+    /// It lives, has dropped so many, and counts what it could not read.
+    Lives {
+        left: i64,
+        errors: bool,
+    },
+    Ends(String),
+}
+
+/// Opens the spool when all of it is past its time.
+async fn meet(folder: &Path) -> Met {
+    let metrics = Metrics::new(&Registry::new()).expect("new names");
+    let options = Options {
+        keep_delivered: Duration::from_secs(1),
+        ..options(folder, CAPACITY)
+    };
+    let ended = Arc::new(AtomicBool::new(false));
+    let (tell, told) = oneshot::channel();
+    let on_fatal = {
+        let ended = ended.clone();
+        move |fatal: Fatal| {
+            ended.store(true, Ordering::SeqCst);
+            let _ = tell.send(fatal.to_string());
+        }
+    };
+    let spool = match Spool::open(&options, metrics.clone(), on_fatal) {
+        Ok(spool) => spool,
+        Err(error) => return Met::Ends(error.to_string()),
+    };
+    let errors = || metrics.error_count(Op::Read) > 0;
+    let rows = Connection::open(folder.join("spool.db")).expect("opens");
+    let left = || -> Option<i64> {
+        let count =
+            "SELECT count(*) FROM notification NOT INDEXED WHERE settled_at < 1800000000000";
+        rows.query_row(count, [], |row| row.get(0)).ok()
+    };
+    let settled_down = || ended.load(Ordering::SeqCst) || left() == Some(0) || errors();
+    within_a_minute(async || settled_down()).await;
+    let kept = spool.accept(submission("new", &["audit"])).await;
+    if kept != Ok(Kept::Now) {
+        // Who waits is let go of before the alarm sounds.
+        let told = tokio::time::timeout(Duration::from_mins(1), told).await;
+        let why = told.expect("it lives, and so it accepts").expect("why");
+        return Met::Ends(why);
+    }
+    assert_eq!(due(&spool, "audit").await.len(), 1);
+    Met::Lives {
+        left: left().unwrap_or(-1),
+        errors: errors(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_settled_on_a_damaged_page_stays_and_the_others_leave() {
+    let folder = settled().await;
+    let body = {
+        let bytes = fs::read(folder.path().join("spool.db")).expect("reads");
+        // Deep inside bodies there is nothing but x: pages that continue one begin with the next one's number.
+        let is_body = |page: &[u8]| page[4..].iter().all(|byte| *byte == b'x');
+        let mut pages = bytes.chunks(PAGE);
+        pages.position(is_body).expect("a page of a body") + 1
+    };
+    damage(folder.path(), &[body]);
+    let met = meet(folder.path()).await;
+    assert_eq!(
+        met,
+        Met::Lives {
+            left: 1,
+            errors: true
+        }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_damaged_anywhere_is_lived_with_or_told_with_a_way_out() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let sound = settled().await;
+    let pages = fs::read(sound.path().join("spool.db"))
+        .expect("reads")
+        .len()
+        / PAGE;
+    let mut lived = 0;
+    for _ in 0..16 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [from, to] = [&sound, &folder].map(|folder| folder.path().join("spool.db"));
+        fs::copy(from, to).expect("copies");
+        // The first page is the header's: a file without it is no spool.
+        let hit: Vec<_> = (0..random.usize(1..=3))
+            .map(|_| random.usize(2..=pages))
+            .collect();
+        damage(folder.path(), &hit);
+        match meet(folder.path()).await {
+            Met::Lives { .. } => lived += 1,
+            Met::Ends(why) => assert!(why.contains("start with an empty one"), "{hit:?}: {why}"),
+        }
+    }
+    assert!(lived > 4, "{lived} of 16: bodies are most of the pages");
+}
