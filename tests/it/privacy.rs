@@ -2,11 +2,11 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use http::Version;
 
-use crate::harness::{Killed, Sender, Setup, Target, eventually, free_address, get, sign};
+use crate::harness::{Killed, Relay, Sender, Setup, Target, eventually, free_address, get, sign};
 
 const CONFIG: &str = r#"
 targets:
@@ -43,6 +43,7 @@ async fn no_field_of_a_notification_is_in_logs_metrics_or_answers_at_any_level()
     eventually("targets were tried", async || target.count() >= 4).await;
     shown += &relay.admin("/CANARY-admin?q=CANARY").await.1;
     shown += &relay.admin("/metrics").await.1;
+    shown += &what_operators_see(&relay).await;
     relay.signal("TERM");
     let mut relay = relay;
     relay.ended().await;
@@ -57,6 +58,56 @@ async fn no_field_of_a_notification_is_in_logs_metrics_or_answers_at_any_level()
             assert!(!line.contains(secret.as_str()), "{secret}: {line}");
         }
     }
+}
+
+/// Lists and orders, over HTTP and by the command; nobody asked for content.
+async fn what_operators_see(relay: &Relay) -> String {
+    let mut seen = String::new();
+    let release = "/v1/quarantine/release";
+    for (method, path, order) in [
+        ("GET", "/v1/status", ""),
+        ("GET", "/v1/notifications?limit=1000", ""),
+        ("GET", "/v1/notifications?reason=unverified", ""),
+        (
+            "POST",
+            release,
+            r#"{"reason":"unverified","action":"reverify"}"#,
+        ),
+        (
+            "POST",
+            release,
+            r#"{"reason":"unrouted","action":"reroute"}"#,
+        ),
+        (
+            "POST",
+            release,
+            r#"{"reason":"invalid","action":"force","targets":["dead"]}"#,
+        ),
+        ("POST", "/v1/dead-letters/replay", "{}"),
+        ("POST", "/v1/quarantine/discard", r#"{"count":7777}"#),
+    ] {
+        seen += &relay.operator(method, path, order).await.1.to_string();
+    }
+    assert!(
+        seen.contains("\"quarantine\""),
+        "it saw what there is: {seen}"
+    );
+    let url = format!("http://{}", relay.operator_address);
+    for words in [
+        &["status"][..],
+        &["list"],
+        &["list", "--reason", "unverified"],
+        &["replay"],
+        &["discard", "--count", "7777"],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
+        command.args(["--log-level", "trace", "spool"]).args(words);
+        let said = command.args(["--operator", &url]).output().expect("runs");
+        for said in [said.stdout, said.stderr] {
+            seen += &String::from_utf8_lossy(&said);
+        }
+    }
+    seen
 }
 
 /// Signed, with a signature of no kind, at no time and forged; by a right and a wrong path and method.
