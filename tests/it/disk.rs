@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{FailingWrites, Relay, Setup, SmallDisk, Target, eventually, sign};
+use crate::harness::{Faults, Relay, Setup, SmallDisk, Target, eventually, sign};
 
 const REFUSED: &str = "suki_relay_spool_errors_total{op=\"full\"}";
 const PENDING: &str = "suki_relay_deliveries_pending{target=\"ehr\"}";
@@ -147,7 +147,7 @@ async fn a_spent_quota_is_a_full_disk_and_heals() {
     let setup = Setup::new(&to(&target));
     let relay = setup.start();
     let sender = relay.sender();
-    let quota = FailingWrites::of(&relay, &setup.path().join("spool"), "EDQUOT").await;
+    let quota = Faults::of_writes(&relay, &setup.path().join("spool"), "EDQUOT").await;
     let refused = sender.post(body(1)).await.expect("an answer");
     assert_eq!(refused.status, 500);
     assert!(relay.metric(REFUSED).await > 0.5);
@@ -166,7 +166,7 @@ async fn a_disk_that_turns_read_only_ends_the_relay_and_no_200_is_false() {
     let target = Target::accepting().await;
     let setup = Setup::new(&to(&target));
     let mut relay = setup.start();
-    let _failing = FailingWrites::of(&relay, &setup.path().join("spool"), "EROFS").await;
+    let _failing = Faults::of_writes(&relay, &setup.path().join("spool"), "EROFS").await;
     let answer = relay.sender().post(body(1)).await;
     assert!(answer.is_none_or(|answer| answer.status == 500));
     assert_eq!(relay.ended().await.code(), Some(74));

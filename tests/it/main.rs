@@ -27,4 +27,5 @@ mod reload;
 mod restart;
 mod shared;
 mod spool_commands;
+mod syncs;
 mod whole;

@@ -61,20 +61,31 @@ impl SmallDisk {
     }
 }
 
-/// While it lives, every write to the spool's files, and every reservation of room, fails like this.
-pub struct FailingWrites {
+/// Calls of a running relay to the spool's files that fail, or linger, while this lives.
+pub struct Faults {
     strace: Killed,
 }
 
-impl FailingWrites {
-    pub async fn of(relay: &Relay, spool: &Path, error: &str) -> Self {
-        const CALLS: &str = "write,pwrite64,fallocate";
+impl Faults {
+    /// Every write, and every reservation of room, fails like this.
+    pub async fn of_writes(relay: &Relay, spool: &Path, error: &str) -> Self {
+        let files = ["spool.db", "spool.db-wal", "ballast"].map(|file| spool.join(file));
+        let calls = "write,pwrite64,fallocate";
+        Self::attach(relay, calls, &format!("error={error}"), &files).await
+    }
+
+    /// Syncs of one file: `fault` as `strace` names it.
+    pub async fn of_syncs(relay: &Relay, file: &Path, fault: &str) -> Self {
+        Self::attach(relay, "fsync,fdatasync", fault, &[file.to_owned()]).await
+    }
+
+    async fn attach(relay: &Relay, calls: &str, fault: &str, files: &[PathBuf]) -> Self {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
-        strace.arg(format!("trace={CALLS}")).arg("-e");
-        strace.arg(format!("inject={CALLS}:error={error}"));
-        for file in ["spool.db", "spool.db-wal", "ballast"] {
-            strace.arg("-P").arg(spool.join(file));
+        strace.arg(format!("trace={calls}")).arg("-e");
+        strace.arg(format!("inject={calls}:{fault}"));
+        for file in files {
+            strace.arg("-P").arg(file);
         }
         strace.args(["-p", &relay.pid().to_string()]);
         let strace = Killed(strace.stderr(Stdio::null()).spawn().expect("strace runs"));

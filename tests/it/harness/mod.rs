@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-pub use disk::{FailingWrites, SmallDisk};
+pub use disk::{Faults, SmallDisk};
 pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};
