@@ -253,8 +253,9 @@ async fn the_readme_lists_exactly_what_is_exported() {
     let section = section.split("\n## ").next().expect("its text");
     let listed: BTreeSet<_> = section
         .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        .map(|row| sorted(row.split_once('{').unwrap_or((row, "}"))))
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
+        .flat_map(|cell| cell.split('`').step_by(2))
+        .map(|name| sorted(name.split_once('{').unwrap_or((name, "}"))))
         .collect();
     assert!(listed.len() > 20, "{listed:?}");
     assert_eq!(listed, exported);
