@@ -49,7 +49,7 @@
 //!    `test:a_target_receives_the_exact_bytes_and_the_contracts_headers_and_no_others`,
 //!    `test:a_damaged_record_is_isolated_counted_and_told_and_the_others_are_delivered`.
 //! 4. Only [`verify`] makes a `Verified`; only a `Verified` becomes a `Notification`; only a `Notification`
-//!    is spooled for delivery. Types hold the order; what they rest on is
+//!    is spooled for delivery, or what one spool has kept, by another. Types hold the order; what they rest on is
 //!    held by `test:any_single_bit_changed_is_refused`.
 //! 5. Live dispatch and recovery after a crash are one code path, `Spool::due`: held by
 //!    `test:the_schedule_survives_a_restart`.
@@ -66,7 +66,9 @@
 //!    `test:a_discard_takes_the_exact_count_or_nothing`, `test:an_audit_tells_each_discrepancy`,
 //!    `test:a_replay_that_was_cut_short_goes_on_from_where_it_was`.
 //! 10. Of relays that share a spool, one at a time has a delivery in hand, and none settles what was taken
-//!     from it: held by `test:a_delivery_is_in_one_relays_hands`,
+//!     from it; what is kept on a disk meanwhile is delivered once it is shared: held by
+//!     `test:a_delivery_is_in_one_relays_hands`,
+//!     `test:what_the_server_or_another_disk_has_as_well_is_kept_and_delivered_once`,
 //!     `test:a_relay_that_was_not_heard_of_settles_nothing_that_was_taken_from_it`.
 //!
 //! # The rooms, in reading order
@@ -88,7 +90,7 @@
 //!
 //! Begin with [`ingress`], whose `receive` is the whole plot of a request, and with the header of
 //! `spool/disk.rs`, which says what a crash at each point leaves (`spool/postgres.rs`, where many relays
-//! share one).
+//! share one, and `spool/fallback.rs`, where a disk is beside it).
 
 pub mod clock;
 pub mod name;

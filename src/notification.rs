@@ -2,7 +2,8 @@
 //!
 //! [`Record`] is plain data: what the spool keeps and what a target is sent. [`Notification`] is a
 //! record that may be spooled, and the only way to one is [`Notification::new`], which consumes a
-//! [`Verified`]. So the order verify, then keep, then deliver is held by types.
+//! [`Verified`]; beside it, a spool may hand over to another what it has kept. So the order verify, then keep,
+//! then deliver is held by types.
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::verify::{DIGEST_BYTES, Verified};
+use crate::verify::{DIGEST_BYTES, Verified, content_digest};
 
 /// A notification's id: the first 16 bytes of SHA-256 over what was signed, shown as hex. The same on
 /// every attempt, after every restart and on every replica.
@@ -37,7 +38,7 @@ pub struct Record {
 }
 
 /// A verified request that the spool may keep.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Notification {
     record: Record,
     digest: [u8; DIGEST_BYTES],
@@ -82,6 +83,12 @@ impl Notification {
             content_type,
             body: signed.body,
         };
+        Self { record, digest }
+    }
+
+    /// Of a record that one spool has kept and read back, for another to keep.
+    pub(crate) fn kept(record: Record) -> Self {
+        let digest = content_digest(&record.generated_at, &record.body);
         Self { record, digest }
     }
 

@@ -214,7 +214,8 @@ impl Parts {
     fn read(root: &Block<'_>) -> Read<Self> {
         let listen = root.required("listen").and_then(|at| listen::read(&at));
         let admin = process::admin(root);
-        let spool = store::read(root);
+        let ack_timeout = listen.as_ref().map(|listen| listen.limits.ack_timeout);
+        let spool = store::read(root, ack_timeout.unwrap_or_default());
         let drain = process::drain(root);
         let routing = routing(root, spool.as_ref().ok());
         let (listen, admin, spool) = (listen?, admin?, spool?);
@@ -224,11 +225,11 @@ impl Parts {
                 "the same address as `listen`; give it another port",
             );
         }
-        let disk_bytes = match &spool {
-            Store::Disk(disk) => disk.capacity_bytes,
-            Store::Postgres(_) => u64::MAX,
+        let disk = match &spool {
+            Store::Disk(disk) => Some(disk),
+            Store::Postgres(server) => server.fallback.as_ref().map(|it| &it.disk),
         };
-        if listen.limits.body_bytes as u64 > disk_bytes {
+        if disk.is_some_and(|disk| listen.limits.body_bytes as u64 > disk.capacity_bytes) {
             return root.problem(
                 "spool",
                 "`disk.capacity` is below `listen.limits.body`; make it larger",

@@ -40,7 +40,10 @@ impl Fixed {
     fn spool(&mut self, store: &Store) {
         let (disk, postgres) = match store {
             Store::Disk(options) => (Some(options), None),
-            Store::Postgres(options) => (None, Some(options)),
+            Store::Postgres(options) => {
+                let beside = options.fallback.as_ref();
+                (beside.map(|fallback| &fallback.disk), Some(options))
+            }
         };
         let disk = disk.map(
             |spool::Options {
@@ -61,6 +64,8 @@ impl Fixed {
         self.add("spool.disk.path", &disk.as_ref().map(|it| it.0));
         self.add("spool.disk.capacity", &disk.as_ref().map(|it| it.1));
         self.add("spool.disk.key_file", &disk.as_ref().map(|it| &it.2));
+        let fallback = postgres.is_some_and(|it| it.fallback.is_some());
+        self.add("spool.disk.fallback", &fallback);
         self.add("spool.unverified_capacity", &disk.as_ref().map(|it| it.3));
         self.add("spool.keep_delivered", &store.keep_delivered());
         self.postgres(postgres);

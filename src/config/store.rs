@@ -13,10 +13,13 @@ use super::references::{file, secret};
 use super::tls;
 use super::units::ShownSize;
 use crate::secret::Secret;
-use crate::spool::{self, CONNECTIONS_MIN, Keys, PostgresOptions, ServerTls, Store};
+use crate::spool::{
+    self, CONNECTIONS_MIN, FallbackOptions, Keys, PostgresOptions, ServerTls, Store,
+};
 use crate::target::{client_config, http::Tls};
 
 const KEYS: &[&str] = &["disk", "postgres", "keep_delivered", "unverified_capacity"];
+const DISK_KEYS: &[&str] = &["path", "capacity", "key_file", "fallback"];
 const POSTGRES_KEYS: &[&str] = &["url", "schema", "pool", "tls", "statement_timeout", "lease"];
 const PATH: &str = "/var/lib/suki-relay";
 const SCHEMA: &str = "suki_relay";
@@ -30,19 +33,18 @@ const CONNECTIONS: usize = 6;
 /// The longest identifier that PostgreSQL does not cut.
 const SCHEMA_LENGTH_MAX: usize = 63;
 
-pub(super) fn read(root: &Block<'_>) -> Read<Store> {
+/// `ack_timeout` is how long a sender waits.
+pub(super) fn read(root: &Block<'_>, ack_timeout: Duration) -> Read<Store> {
     let block = root.block("spool", KEYS)?;
     let keep_delivered = block.or("keep_delivered", Duration::from_hours(72), |at| {
         at.duration(Duration::from_secs(1)..=Duration::from_hours(8760))
     });
     let Some(server) = block.optional("postgres") else {
-        return disk(&block, keep_delivered).map(Store::Disk);
+        return alone(&block, keep_delivered).map(Store::Disk);
     };
-    if block.optional("disk").is_some() {
-        return block.problem("postgres", "excludes `disk`; keep one of the two");
-    }
+    let fallback = fallback(&block, keep_delivered, ack_timeout);
     let ring = block.or("unverified_capacity", 0, |at| at.size(0..=u64::MAX));
-    let server = postgres(&server, keep_delivered);
+    let server = postgres(&server, keep_delivered, fallback);
     if ring? > 0 {
         return block.problem(
             "unverified_capacity",
@@ -52,15 +54,52 @@ pub(super) fn read(root: &Block<'_>) -> Read<Store> {
     server.map(Store::Postgres)
 }
 
-fn disk(block: &Block<'_>, keep_delivered: Read<Duration>) -> Read<spool::Options> {
-    let disk = block.block("disk", &["path", "capacity", "key_file"])?;
-    let files = block.around.files;
+/// A disk that is all there is.
+fn alone(block: &Block<'_>, keep_delivered: Read<Duration>) -> Read<spool::Options> {
+    let disk = block.block("disk", DISK_KEYS)?;
+    if disk.or("fallback", false, At::boolean)? {
+        return disk.problem(
+            "fallback",
+            "there is no `postgres` to fall back from; remove it",
+        );
+    }
+    let unverified = block.or("unverified_capacity", 64 * MIB, unverified_capacity);
+    folder(&disk, keep_delivered, unverified)
+}
+
+/// A disk beside a server.
+fn fallback(
+    block: &Block<'_>,
+    keep_delivered: Read<Duration>,
+    ack_timeout: Duration,
+) -> Read<Option<FallbackOptions>> {
+    if block.optional("disk").is_none() {
+        return Ok(None);
+    }
+    let disk = block.block("disk", DISK_KEYS)?;
+    if !disk.or("fallback", false, At::boolean)? {
+        return block.problem(
+            "postgres",
+            "excludes `disk`; keep one of the two, or give the disk `fallback: true`, for what comes while the \
+             server is away",
+        );
+    }
+    let disk = folder(&disk, keep_delivered, Ok(0))?;
+    let after = ack_timeout / 2;
+    Ok(Some(FallbackOptions { disk, after }))
+}
+
+fn folder(
+    disk: &Block<'_>,
+    keep_delivered: Read<Duration>,
+    unverified: Read<u64>,
+) -> Read<spool::Options> {
+    let files = disk.around.files;
     let path = disk.or("path", PathBuf::from(PATH), |at| {
         Ok(files.resolve(&at.text()?.value))
     });
     let capacity_bytes = disk.or("capacity", 4 * GIB, |at| at.size(MIB..=16 * 1024 * GIB));
     let keys = disk.maybe("key_file", keys);
-    let unverified = block.or("unverified_capacity", 64 * MIB, unverified_capacity);
     Ok(spool::Options {
         path: path?,
         capacity_bytes: capacity_bytes?,
@@ -87,7 +126,11 @@ fn unverified_capacity(at: &At<'_>) -> Read<u64> {
     }
 }
 
-fn postgres(at: &At<'_>, keep_delivered: Read<Duration>) -> Read<PostgresOptions> {
+fn postgres(
+    at: &At<'_>,
+    keep_delivered: Read<Duration>,
+    fallback: Read<Option<FallbackOptions>>,
+) -> Read<PostgresOptions> {
     let block = at.block(POSTGRES_KEYS)?;
     let url = block.required("url").and_then(|at| url(&at));
     let schema = block.or("schema", SCHEMA.to_owned(), schema);
@@ -113,6 +156,7 @@ fn postgres(at: &At<'_>, keep_delivered: Read<Duration>) -> Read<PostgresOptions
         statement_timeout: statement_timeout?,
         lease: lease?,
         keep_delivered: keep_delivered?,
+        fallback: fallback?,
     };
     if options.tls.is_none() && !options.is_local() {
         at.warning(

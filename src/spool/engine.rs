@@ -1,17 +1,18 @@
 //! What keeps a spool: each question goes to the one that there is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
 use super::disk::Disk;
 use super::disk::queue::Queue;
+use super::fallback::Fallback;
 use super::orders::{Errand, Plan, Stage};
 use super::postgres::Postgres;
 use super::{
-    AcceptError, Audit, Counts, Cursor, DuePage, Filter, Found, Kept, Options, Page,
-    PostgresOptions, ReadError, Settlement, Submission,
+    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Metrics, OpenError,
+    Options, Page, PostgresOptions, ReadError, Settlement, Submission,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -30,21 +31,39 @@ pub enum Store {
 #[derive(Clone)]
 pub(super) enum Engine {
     Disk(Arc<Disk>),
-    Postgres(Arc<Postgres>),
+    /// With a disk beside it, perhaps.
+    Postgres(Arc<Postgres>, Option<Arc<Fallback>>),
 }
 
 impl Engine {
+    /// A server that many relays share, and the disk beside it if there is one.
+    pub fn connect(
+        options: &PostgresOptions,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let Some(fallback) = &options.fallback else {
+            let server = Postgres::open(options, metrics, on_fatal)?;
+            return Ok(Self::Postgres(Arc::new(server), None));
+        };
+        let [of_server, of_disk] = once(on_fatal);
+        let server = Arc::new(Postgres::open(options, metrics.clone(), of_server)?);
+        let fallback = Fallback::open(fallback, server.clone(), &metrics, of_disk)?;
+        Ok(Self::Postgres(server, Some(Arc::new(fallback))))
+    }
+
     pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
         match self {
             Self::Disk(disk) => disk.accept(submission).await,
-            Self::Postgres(postgres) => postgres.accept(submission).await,
+            Self::Postgres(_, Some(fallback)) => fallback.accept(submission).await,
+            Self::Postgres(postgres, None) => postgres.accept(submission).await,
         }
     }
 
     pub fn settle(&self, settlement: Settlement) -> oneshot::Receiver<()> {
         match self {
             Self::Disk(disk) => disk.settle(settlement),
-            Self::Postgres(postgres) => postgres.settle(settlement),
+            Self::Postgres(postgres, _) => postgres.settle(settlement),
         }
     }
 
@@ -56,7 +75,7 @@ impl Engine {
     ) -> Result<DuePage, ReadError> {
         match self {
             Self::Disk(disk) => disk.due(target, now, limit).await,
-            Self::Postgres(postgres) => postgres.due(target, now, limit).await,
+            Self::Postgres(postgres, _) => postgres.due(target, now, limit).await,
         }
     }
 
@@ -69,7 +88,7 @@ impl Engine {
     ) -> Result<DuePage, ReadError> {
         match self {
             Self::Disk(disk) => disk.fresh(target, since, now, limit).await,
-            Self::Postgres(postgres) => postgres.fresh(target, since, now, limit).await,
+            Self::Postgres(postgres, _) => postgres.fresh(target, since, now, limit).await,
         }
     }
 
@@ -80,29 +99,30 @@ impl Engine {
                 let due = page.deliveries.len() + page.unreadable.len() > 0;
                 Ok(due || page.next_due_at.is_some())
             }
-            Self::Postgres(postgres) => postgres.owes(target).await,
+            Self::Postgres(postgres, _) => postgres.owes(target).await,
         }
     }
 
     pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
         match self {
             Self::Disk(_) => {}
-            Self::Postgres(postgres) => postgres.unclaim(target, sequences).await,
+            Self::Postgres(postgres, _) => postgres.unclaim(target, sequences).await,
         }
     }
 
     pub fn holds_claims(&self) -> bool {
         match self {
             Self::Disk(_) => true,
-            Self::Postgres(postgres) => postgres.holds_claims(),
+            Self::Postgres(postgres, _) => postgres.holds_claims(),
         }
     }
 
     pub fn writer_busy_for(&self) -> Option<Duration> {
         match self {
             Self::Disk(disk) => disk.writer_busy_for(),
+            Self::Postgres(_, Some(fallback)) => fallback.writer_busy_for(),
             // A server that is away is no reason to restart the relay.
-            Self::Postgres(_) => None,
+            Self::Postgres(_, None) => None,
         }
     }
 
@@ -122,7 +142,7 @@ impl Engine {
             let left = limit - page.entries.len();
             let mut step = match self {
                 Self::Disk(disk) => disk.list_step(filter, after, left).await?,
-                Self::Postgres(postgres) => postgres.list_step(filter, after, left).await?,
+                Self::Postgres(postgres, _) => postgres.list_step(filter, after, left).await?,
             };
             page.entries.append(&mut step.entries);
             page.next = step.next;
@@ -133,56 +153,67 @@ impl Engine {
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
         match self {
             Self::Disk(disk) => disk.targets_owed().await,
-            Self::Postgres(postgres) => postgres.targets_owed().await,
+            // Known when it is back; until then nothing of it can be delivered.
+            Self::Postgres(postgres, Some(_)) if postgres.is_away() => Ok(Vec::new()),
+            Self::Postgres(postgres, _) => postgres.targets_owed().await,
         }
     }
 
     pub fn wake(&self, target: &Name) -> Arc<Notify> {
         match self {
             Self::Disk(disk) => disk.wake(target),
-            Self::Postgres(postgres) => postgres.wake(target),
+            Self::Postgres(postgres, _) => postgres.wake(target),
         }
     }
 
     pub fn watch_target(&self, target: &Name) {
         match self {
             Self::Disk(disk) => disk.watch_target(target),
-            Self::Postgres(postgres) => postgres.watch_target(target),
+            Self::Postgres(postgres, _) => postgres.watch_target(target),
         }
     }
 
     pub fn is_open(&self) -> bool {
         match self {
             Self::Disk(disk) => disk.is_open(),
-            Self::Postgres(postgres) => postgres.is_open(),
+            Self::Postgres(postgres, fallback) => {
+                postgres.is_open() && fallback.as_ref().is_none_or(|disk| disk.is_open())
+            }
+        }
+    }
+
+    pub fn on_fallback(&self) -> Option<u64> {
+        match self {
+            Self::Postgres(_, Some(fallback)) => Some(fallback.held()),
+            _ => None,
         }
     }
 
     pub async fn counts(&self) -> Result<Counts, ReadError> {
         match self {
             Self::Disk(disk) => disk.counts().await,
-            Self::Postgres(postgres) => postgres.counts().await,
+            Self::Postgres(postgres, _) => postgres.counts().await,
         }
     }
 
     pub async fn audit(&self) -> Result<Audit, ReadError> {
         match self {
             Self::Disk(disk) => disk.audit().await,
-            Self::Postgres(postgres) => postgres.audit().await,
+            Self::Postgres(postgres, _) => postgres.audit().await,
         }
     }
 
     pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
         match self {
             Self::Disk(disk) => disk.record(sequence).await,
-            Self::Postgres(postgres) => postgres.record(sequence).await,
+            Self::Postgres(postgres, _) => postgres.record(sequence).await,
         }
     }
 
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
         match self {
             Self::Disk(disk) => disk.find(id).await,
-            Self::Postgres(postgres) => postgres.find(id).await,
+            Self::Postgres(postgres, _) => postgres.find(id).await,
         }
     }
 
@@ -194,7 +225,7 @@ impl Engine {
     ) -> Result<Stage, ReadError> {
         match self {
             Self::Disk(disk) => disk.stage(filter, plan, after).await,
-            Self::Postgres(postgres) => postgres.stage(filter, plan, after).await,
+            Self::Postgres(postgres, _) => postgres.stage(filter, plan, after).await,
         }
     }
 
@@ -202,7 +233,7 @@ impl Engine {
     pub async fn errands(&self) -> Result<Vec<Errand>, ReadError> {
         match self {
             Self::Disk(disk) => disk.errands().await,
-            Self::Postgres(postgres) => postgres.errands().await,
+            Self::Postgres(postgres, _) => postgres.errands().await,
         }
     }
 
@@ -213,16 +244,31 @@ impl Engine {
                 let mut errands = disk.errands().await?.into_iter();
                 Ok(errands.find(|errand| errand.id == id))
             }
-            Self::Postgres(postgres) => postgres.adopt_errand(id).await,
+            Self::Postgres(postgres, _) => postgres.adopt_errand(id).await,
         }
     }
 
     pub fn queue(&self) -> &Queue {
         match self {
             Self::Disk(disk) => disk.queue(),
-            Self::Postgres(postgres) => postgres.queue(),
+            Self::Postgres(postgres, _) => postgres.queue(),
         }
     }
+}
+
+/// The same for two that may call it: whoever comes first.
+fn once<F: FnOnce(Fatal) + Send + 'static>(
+    on_fatal: F,
+) -> [impl FnOnce(Fatal) + Send + 'static; 2] {
+    let waiting = Arc::new(Mutex::new(Some(on_fatal)));
+    [waiting.clone(), waiting].map(|waiting| {
+        move |fatal| {
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(on_fatal) = waiting.take() {
+                on_fatal(fatal);
+            }
+        }
+    })
 }
 
 impl Store {

@@ -27,6 +27,9 @@ pub enum OpenError {
     Keys { path: PathBuf, fault: KeyFault },
     #[error("spool.postgres: {what}")]
     Server { what: String },
+    /// It does not answer, or not yet.
+    #[error("spool.postgres: {what}")]
+    ServerAway { what: String },
     #[error("spool {path}: {action}: {cause}")]
     Io {
         path: PathBuf,

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub(super) ledger_imbalance: IntGauge,
     pending: IntGaugeVec,
     oldest_pending: GaugeVec,
+    /// Of the disk beside a shared spool.
+    fallback: [IntGauge; State::ALL.len()],
 }
 
 /// The series of one target.
@@ -77,6 +79,7 @@ impl Metrics {
     /// If `registry` already holds one of these names.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let notifications = notifications(registry)?;
+        let fallback = fallback(registry)?;
         let quarantine = gauges(
             registry,
             "suki_relay_quarantine",
@@ -143,6 +146,18 @@ impl Metrics {
                 "target",
             )?,
             oldest_pending: oldest_pending(registry)?,
+            fallback: State::ALL.map(|state| fallback.with_label_values(&[state.as_str()])),
+        })
+    }
+
+    /// For the disk beside a shared spool: what is there has series of its own, what fails there is counted
+    /// with the rest, and all else is the shared spool's to show.
+    pub(super) fn beside(&self) -> prometheus::Result<Self> {
+        Ok(Self {
+            notifications: self.fallback.clone(),
+            errors: self.errors.clone(),
+            disk_available_bytes: self.disk_available_bytes.clone(),
+            ..Self::new(&Registry::new())?
         })
     }
 
@@ -173,6 +188,11 @@ impl Metrics {
 
     pub(super) fn dropped(&self, cause: Dropped) {
         self.dropped[cause as usize].inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn fallback(&self, state: State) -> &IntGauge {
+        &self.fallback[state as usize]
     }
 
     #[cfg(test)]
@@ -267,6 +287,15 @@ fn notifications(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
         registry,
         "suki_relay_spool_notifications",
         "Notifications in the spool: pending, held for an operator, or settled.",
+        "state",
+    )
+}
+
+fn fallback(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
+    gauges(
+        registry,
+        "suki_relay_spool_fallback_notifications",
+        "Notifications on the disk beside a shared spool: those not settled wait to be moved there.",
         "state",
     )
 }

@@ -19,6 +19,7 @@ mod custody;
 mod disk;
 mod engine;
 mod error;
+mod fallback;
 mod keys;
 mod metrics;
 mod orders;
@@ -50,7 +51,7 @@ pub use keys::{Keys, KeysError};
 pub use metrics::Metrics;
 use orders::Office;
 pub use orders::{Errand, Reroute};
-pub use postgres::{CONNECTIONS_MIN, PostgresOptions, ServerTls, migration};
+pub use postgres::{CONNECTIONS_MIN, FallbackOptions, PostgresOptions, ServerTls, migration};
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 pub use verdict::{Reason, Verdict};
 
@@ -80,7 +81,7 @@ pub struct Options {
 }
 
 /// One verified request, and what is to become of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Submission {
     pub notification: Notification,
     pub verdict: Verdict,
@@ -225,17 +226,14 @@ impl Spool {
     }
 
     /// Opens the spool that many relays share; makes its tables if they are not there. There is no ring
-    /// of unverified requests then: it is a file. Blocks on the server.
+    /// of unverified requests then: it is a file. Blocks on the server, and on the disk beside it.
     pub fn connect(
         options: &PostgresOptions,
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let postgres = postgres::Postgres::open(options, metrics, on_fatal)?;
-        Ok(Self::kept_by(
-            Engine::Postgres(Arc::new(postgres)),
-            Ring::none(),
-        ))
+        let engine = Engine::connect(options, metrics, on_fatal)?;
+        Ok(Self::kept_by(engine, Ring::none()))
     }
 
     /// Whether [`Spool::connect`] would open it; changes nothing. Blocks on the server.
@@ -339,6 +337,11 @@ impl Spool {
     /// How long the writer has been at the disk; `None` while it waits for work.
     pub fn writer_busy_for(&self) -> Option<Duration> {
         self.engine.writer_busy_for()
+    }
+
+    /// How many wait on the disk beside a shared spool to be moved there; `None` if there is no such disk.
+    pub fn on_fallback(&self) -> Option<u64> {
+        self.engine.on_fallback()
     }
 
     /// False after a [`Fatal`].

@@ -40,13 +40,13 @@ mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, oneshot};
 
-pub use self::options::{CONNECTIONS_MIN, PostgresOptions, ServerTls};
+pub use self::options::{CONNECTIONS_MIN, FallbackOptions, PostgresOptions, ServerTls};
 
 use self::attendant::Announcements;
 use self::fault::Error;
@@ -76,8 +76,9 @@ pub(super) struct Postgres {
 struct Shared {
     address: Address,
     runtime: Handle,
-    schema: String,
-    keep_delivered: Duration,
+    options: PostgresOptions,
+    /// The writer does not reach it.
+    away: AtomicBool,
     queue: Queue,
     wakes: Wakes,
     alarm: Alarm,
@@ -96,7 +97,8 @@ pub fn migration(schema: &str) -> String {
 }
 
 impl Postgres {
-    /// Finds the spool, or makes it, and connects. Blocks on the server.
+    /// Finds the spool, or makes it, and connects. Blocks on the server; if that is away, and there is a
+    /// disk beside it, all of that is done when it is back.
     pub fn open(
         options: &PostgresOptions,
         metrics: Metrics,
@@ -107,8 +109,8 @@ impl Postgres {
         let address = address(options, handle.clone())?;
         let shared = Arc::new(Shared {
             runtime: handle.clone(),
-            schema: options.schema.clone(),
-            keep_delivered: options.keep_delivered,
+            options: options.clone(),
+            away: AtomicBool::new(false),
             queue: Queue::default(),
             wakes: Wakes::default(),
             alarm: Alarm::new(on_fatal),
@@ -120,14 +122,22 @@ impl Postgres {
             metrics,
             address,
         });
-        let session = on(&handle, {
-            let (shared, options) = (shared.clone(), options.clone());
-            async move { connect(&shared, &options).await }
-        })??;
         let mut postgres = Self {
             shared: shared.clone(),
             writer: None,
             runtime: Some(runtime),
+        };
+        let session = on(&handle, {
+            let shared = shared.clone();
+            async move { connect(&shared).await }
+        })?;
+        let session = match session {
+            Err(error @ OpenError::ServerAway { .. }) if options.fallback.is_some() => {
+                tracing::error!(%error, "the spool's server is away: {}", shared.meanwhile());
+                shared.away.store(true, Ordering::Release);
+                None
+            }
+            session => Some(session?),
         };
         handle.spawn(attendant::attend(shared.clone()));
         handle.spawn(upkeep::keep(shared));
@@ -180,6 +190,15 @@ impl Postgres {
         !self.shared.queue.is_closed()
     }
 
+    pub fn runtime(&self) -> Handle {
+        self.shared.runtime.clone()
+    }
+
+    /// Whether the writer, when it last tried, did not reach the server.
+    pub fn is_away(&self) -> bool {
+        self.shared.away.load(Ordering::Acquire)
+    }
+
     /// Counts a read that failed.
     fn told<T>(&self, result: Result<T, Error>) -> Result<T, ReadError> {
         result.map_err(|error| {
@@ -188,7 +207,7 @@ impl Postgres {
         })
     }
 
-    fn start_writer(&self, session: Session) -> Result<JoinHandle<()>, OpenError> {
+    fn start_writer(&self, session: Option<Session>) -> Result<JoinHandle<()>, OpenError> {
         let shared = self.shared.clone();
         let thread = thread::Builder::new().name("spool-writer".into());
         let writer = thread.spawn(move || {
@@ -217,12 +236,22 @@ impl Drop for Postgres {
     }
 }
 
+impl Shared {
+    /// What becomes of what comes while the server is away.
+    const fn meanwhile(&self) -> &'static str {
+        if self.options.fallback.is_some() {
+            "what comes is kept on the disk beside it until it is back; trying again"
+        } else {
+            "senders get 500 until it is back; trying again"
+        }
+    }
+}
+
 /// All connections, so that a server that grants fewer is known at once; and the lease, so that deliveries
 /// can be claimed.
-async fn connect(shared: &Shared, options: &PostgresOptions) -> Result<Session, OpenError> {
-    inspect::prepare(&shared.address, options, Absent::Make).await?;
+async fn connect(shared: &Shared) -> Result<Session, OpenError> {
+    let mut session = inspect::writer(&shared.address, &shared.options).await?;
     let connecting = async {
-        let mut session = shared.address.open(Role::Writer).await?;
         // The attendant opens its own; that there is room for it is to be known now.
         let of_the_attendant = shared.address.open(Role::Reader).await?;
         shared.readers.fill().await?;
@@ -232,7 +261,7 @@ async fn connect(shared: &Shared, options: &PostgresOptions) -> Result<Session, 
         Ok(session)
     };
     let connected: Result<_, Error> = connecting.await;
-    connected.map_err(|error| inspect::unreachable(&error, options))
+    connected.map_err(|error| inspect::unreachable(&error, &shared.options))
 }
 
 fn address(options: &PostgresOptions, runtime: Handle) -> Result<Address, OpenError> {

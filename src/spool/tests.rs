@@ -4,6 +4,7 @@
 mod accounts;
 pub(super) mod custody;
 mod errands;
+mod fallback;
 #[path = "../../tests/it/harness/postgres.rs"]
 mod server;
 mod shared;
@@ -183,6 +184,7 @@ fn at(server: &server::Postgres) -> PostgresOptions {
         statement_timeout: Duration::from_secs(10),
         lease: Duration::from_secs(30),
         keep_delivered: Duration::from_hours(1_000_000),
+        fallback: None,
     }
 }
 

@@ -62,7 +62,14 @@ impl Desk {
     async fn status(&self) -> Result<Bytes, Refusal> {
         let counts = self.spool.counts().await?;
         let errands = self.spool.errands().await?;
-        Ok(json(&show::status(&counts, &errands, &self.routing.load())))
+        let on_fallback = self.spool.on_fallback();
+        let routing = self.routing.load();
+        Ok(json(&show::status(
+            &counts,
+            on_fallback,
+            &errands,
+            &routing,
+        )))
     }
 
     async fn list(&self, query: &str) -> Result<Bytes, Refusal> {

@@ -15,6 +15,9 @@ pub(super) struct Status<'a> {
     version: &'static str,
     notifications: u64,
     settled: u64,
+    /// On this relay's disk beside a shared spool, and in none of the other numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_fallback: Option<u64>,
     quarantine: BTreeMap<&'static str, i64>,
     targets: Vec<Target<'a>>,
     orders: Vec<Order<'a>>,
@@ -52,6 +55,7 @@ struct Target<'a> {
 /// Targets of the config, and those that something is remembered of.
 pub(super) fn status<'a>(
     counts: &'a Counts,
+    on_fallback: Option<u64>,
     errands: &'a [Errand],
     routing: &'a Routing,
 ) -> Status<'a> {
@@ -75,6 +79,7 @@ pub(super) fn status<'a>(
         version: env!("CARGO_PKG_VERSION"),
         notifications: counts.notifications,
         settled: counts.settled,
+        on_fallback,
         quarantine: Reason::ALL.into_iter().map(held).collect(),
         targets: names.into_iter().map(target).collect(),
         orders: errands.iter().map(order).collect(),

@@ -49,7 +49,9 @@ impl Desk {
                     read.map_err(|problems| Failure::config(anyhow::anyhow!("{problems}")))?;
                 let keys = match config.spool {
                     spool::Store::Disk(options) => options.keys,
-                    spool::Store::Postgres(_) => None,
+                    spool::Store::Postgres(options) => {
+                        options.fallback.and_then(|fallback| fallback.disk.keys)
+                    }
                 };
                 (config.routing, keys)
             }

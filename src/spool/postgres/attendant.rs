@@ -118,7 +118,7 @@ pub(super) async fn say_goodbye(shared: &Shared, session: &mut Session) -> Resul
 async fn say(shared: &Shared, session: &mut Session, word: &str) -> Result<(), Error> {
     const TELL: &str = "SELECT pg_notify($1, $2)";
     session
-        .query(TELL, &[&shared.schema, &word])
+        .query(TELL, &[&shared.options.schema, &word])
         .await
         .map(drop)
 }

@@ -50,7 +50,7 @@ pub(super) async fn prepare(
 ) -> Result<(), OpenError> {
     let session = address.connect(&Role::Writer).await;
     let mut session = session.map_err(|error| unreachable(&error, options))?;
-    promises(&session).await?;
+    promises(&session, options).await?;
     match absent {
         Absent::Make => migrate(&mut session, options).await?,
         Absent::Leave => could_migrate(&mut session, options).await?,
@@ -58,8 +58,20 @@ pub(super) async fn prepare(
     owns(&mut session, options).await
 }
 
+/// A session to write on, at a server that has been looked at: after a failover it is another one.
+pub(super) async fn writer(
+    address: &Address,
+    options: &PostgresOptions,
+) -> Result<Session, OpenError> {
+    prepare(address, options, Absent::Make).await?;
+    let session = address.open(Role::Writer).await;
+    let session = session.map_err(|error| unreachable(&error, options))?;
+    promises(&session, options).await?;
+    Ok(session)
+}
+
 /// Whether a COMMIT there is worth a 200.
-async fn promises(session: &Session) -> Result<(), OpenError> {
+async fn promises(session: &Session, options: &PostgresOptions) -> Result<(), OpenError> {
     let row = session
         .ask(
             "SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
@@ -68,7 +80,7 @@ async fn promises(session: &Session) -> Result<(), OpenError> {
                     current_setting('full_page_writes'), current_setting('synchronous_standby_names')",
         )
         .await
-        .map_err(|error| refused(format!("asking for the server's settings: {error}")))?;
+        .map_err(|error| unreachable(&error, options))?;
     let setting = |column: usize| row.try_get::<_, &str>(column).unwrap_or_default();
     let version: i32 = row.try_get(0).unwrap_or_default();
     if version < MAJOR_MIN * 10_000 {
@@ -259,7 +271,8 @@ fn rights(options: &PostgresOptions) -> OpenError {
 fn denied(error: &Error, options: &PostgresOptions) -> OpenError {
     match error.code() {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => rights(options),
-        _ => refused(format!("finding the schema `{}`: {error}", options.schema)),
+        None => unreachable(error, options),
+        Some(_) => refused(format!("finding the schema `{}`: {error}", options.schema)),
     }
 }
 
@@ -282,5 +295,14 @@ pub(super) fn unreachable(error: &Error, options: &PostgresOptions) -> OpenError
         }
         None => "look at the host and port in `url`",
     };
-    refused(format!("connecting: {error}; {advice}"))
+    let what = format!("connecting: {error}; {advice}");
+    let may_pass = match error.code() {
+        Some(code) => matches!(code.code().get(..2), Some("08" | "57")),
+        None => true,
+    };
+    if may_pass {
+        OpenError::ServerAway { what }
+    } else {
+        refused(what)
+    }
 }

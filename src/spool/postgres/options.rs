@@ -8,6 +8,7 @@ use rustls::ClientConfig;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 
 use crate::secret::Secret;
+use crate::spool::Options;
 
 /// How a spool is kept in `PostgreSQL`.
 #[derive(Clone, Debug)]
@@ -26,6 +27,16 @@ pub struct PostgresOptions {
     pub lease: Duration,
     /// How long settled notifications and the marks for duplicates stay.
     pub keep_delivered: Duration,
+    /// The disk beside it, for what comes while the server is away.
+    pub fallback: Option<FallbackOptions>,
+}
+
+/// A disk beside the server.
+#[derive(Clone, Debug)]
+pub struct FallbackOptions {
+    pub disk: Options,
+    /// So long the server may take for what came; then it is kept on the disk.
+    pub after: Duration,
 }
 
 /// How the server is verified.
@@ -121,6 +132,7 @@ mod tests {
             statement_timeout: Duration::from_secs(10),
             lease: Duration::from_secs(30),
             keep_delivered: Duration::from_hours(72),
+            fallback: None,
         }
     }
 

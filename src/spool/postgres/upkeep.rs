@@ -72,7 +72,9 @@ async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
          INSERT INTO tally AS t
          SELECT 2, $3, -count(*) FROM gone HAVING count(*) > 0
          ON CONFLICT (kind, slot) DO UPDATE SET count = t.count + EXCLUDED.count";
-    let past = Timestamp::now().minus(shared.keep_delivered).as_millis();
+    let past = Timestamp::now()
+        .minus(shared.options.keep_delivered)
+        .as_millis();
     session
         .query(TIDY, &[&past, &DROPPED_MAX, &shared.lease.slot])
         .await

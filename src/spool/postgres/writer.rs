@@ -16,14 +16,15 @@
 //! operator or a timeout, and warns. That is no promise. So a warning during a commit counts as no answer,
 //! and what was kept before is answered only behind a commit of our own, which waits for all before it.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
 use super::fault::{Error, Fault};
-use super::session::{Role, Session};
+use super::session::Session;
 use super::sheet::Books;
-use super::{Shared, attendant, transaction};
+use super::{Shared, attendant, inspect, transaction};
 use crate::spool::disk::ledger::Step;
 use crate::spool::disk::queue::{Batch, Taken};
 use crate::spool::metrics::Op;
@@ -44,17 +45,14 @@ pub(super) struct Writer<'s> {
     shared: &'s Shared,
     session: Option<Session>,
     pause: Duration,
-    /// Told once, until it is back.
-    away: bool,
 }
 
 impl<'s> Writer<'s> {
-    pub const fn new(shared: &'s Shared, session: Session) -> Self {
+    pub const fn new(shared: &'s Shared, session: Option<Session>) -> Self {
         Self {
             shared,
-            session: Some(session),
+            session,
             pause: PAUSE_MIN,
-            away: false,
         }
     }
 
@@ -64,7 +62,7 @@ impl<'s> Writer<'s> {
         let mut batch = Batch::default();
         loop {
             let taken = self.shared.queue.take(&mut batch, Instant::now() + TICK);
-            if self.away {
+            if self.shared.away.load(Ordering::Acquire) {
                 // Senders that were told 500 wait no more, and what they sent must not pile up.
                 batch.accepts.retain(|accept| !accept.answer.is_closed());
             }
@@ -193,9 +191,9 @@ impl<'s> Writer<'s> {
         if let Some(session) = self.session.take().filter(Session::is_usable) {
             return Some(session);
         }
-        match self.shared.address.open(Role::Writer).await {
+        match inspect::writer(&self.shared.address, &self.shared.options).await {
             Ok(session) => {
-                if std::mem::take(&mut self.away) {
+                if self.shared.away.swap(false, Ordering::AcqRel) {
                     tracing::info!("the spool's server is back");
                 }
                 self.pause = PAUSE_MIN;
@@ -209,9 +207,11 @@ impl<'s> Writer<'s> {
         }
     }
 
-    fn tell_away(&mut self, error: &Error) {
-        if !std::mem::replace(&mut self.away, true) {
-            tracing::error!(%error, "the spool's server is away: senders get 500 until it is back; trying again");
+    /// Once, until it is back.
+    fn tell_away(&self, error: &dyn std::fmt::Display) {
+        if !self.shared.away.swap(true, Ordering::AcqRel) {
+            let meanwhile = self.shared.meanwhile();
+            tracing::error!(%error, "the spool's server is away: {meanwhile}");
         }
     }
 
