@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result<(), Failure> {
     let config = read(&arguments.file, environment)?;
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", warning.in_file(&arguments.file.config));
     }
     if let Some(old) = &arguments.against {
         let old = ConfigFile {

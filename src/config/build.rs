@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use super::tls::Pair;
 use crate::name::Name;
 use crate::secret::Secret;
+use crate::target::address::Allowed;
 use crate::target::grpc::message::DELIVER;
 use crate::target::grpc::method::Method;
 use crate::target::{Policy, Target, http as target_http};
@@ -15,6 +16,7 @@ pub(super) struct Http {
     pub url: Uri,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub bearer_token: Option<Secret>,
+    pub allowed: Allowed,
     pub tls: Option<HttpTls>,
 }
 
@@ -72,6 +74,7 @@ fn options(http: Http) -> target_http::Options {
         url: http.url,
         headers: http.headers,
         bearer_token: http.bearer_token,
+        allowed: http.allowed,
         tls: http.tls.map(target_tls).unwrap_or_default(),
     }
 }

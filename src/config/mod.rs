@@ -18,6 +18,7 @@ mod fingerprint;
 mod interpolate;
 mod listen;
 mod mounts;
+mod networks;
 mod outbound;
 mod outline;
 mod process;

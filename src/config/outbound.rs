@@ -6,18 +6,20 @@ use http::{HeaderName, HeaderValue};
 use super::block::Block;
 use super::build::{Grpc, Http, HttpTls};
 use super::reader::{At, Read};
-use super::{references, tls, url};
+use super::{networks, references, tls, url};
 use crate::secret::Secret;
+use crate::target::address::Allowed;
 use crate::target::grpc::method::{Method, MethodError};
 use crate::target::http::is_reserved;
 
-const KEYS: &[&str] = &["url", "headers", "bearer_token", "tls"];
+const KEYS: &[&str] = &["url", "headers", "bearer_token", "allow_addresses", "tls"];
 const GRPC_KEYS: &[&str] = &[
     "url",
     "method",
     "descriptor_set",
     "headers",
     "bearer_token",
+    "allow_addresses",
     "tls",
 ];
 const TLS_KEYS: &[&str] = &["ca", "certificate", "private_key", "server_name"];
@@ -47,10 +49,17 @@ pub(super) fn read_grpc(at: &At<'_>) -> Read<Grpc> {
 /// Where, and with which credentials: what both kinds of targets have.
 fn server(block: &Block<'_>) -> Read<Http> {
     let url = block.required("url").and_then(|at| url::read(&at));
+    let allowed = block.or("allow_addresses", Allowed::default(), networks::read);
     let headers = block.or("headers", Vec::new(), headers);
     let bearer_token = block.maybe("bearer_token", bearer_token);
     let tls = block.maybe("tls", target_tls);
-    let (url, headers, tls) = (url?, headers?, tls?);
+    let (url, allowed, headers, tls) = (url?, allowed?, headers?, tls?);
+    if url::address_of(&url).is_some_and(|address| !allowed.permits(address)) {
+        return block.problem(
+            "allow_addresses",
+            "leaves out the address in `url`; add its network, or remove the list",
+        );
+    }
     if tls.is_some() && url.scheme() != Some(&Scheme::HTTPS) {
         return block.problem(
             "tls",
@@ -71,6 +80,7 @@ fn server(block: &Block<'_>) -> Read<Http> {
         url,
         headers,
         bearer_token,
+        allowed,
         tls,
     })
 }

@@ -1,5 +1,7 @@
 //! The config through its front door: the files of `tests/config`, and what may be put in their place.
 
+mod addresses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use http::Uri;
 
 use super::reader::{At, Read};
+use crate::target::address::is_forbidden;
 
-const LINK_LOCAL: &str =
-    "a link-local address, where clouds keep their metadata, is never a target; write another";
+const FORBIDDEN: &str = "link-local addresses and metadata services of clouds are never connected to, in any spelling; write another host";
 
 /// Never quoted: a URL may hold a token.
 pub(super) fn read(at: &At<'_>) -> Read<Uri> {
@@ -56,16 +56,23 @@ fn has_port(uri: &Uri) -> bool {
 /// (`http://2852039166` is 169.254.169.254).
 fn host_allowed(at: &At<'_>, host: &str) -> Read<()> {
     match address(host) {
-        Some(IpAddr::V4(address)) if address.is_link_local() => at.problem(LINK_LOCAL),
-        Some(IpAddr::V6(address)) if address.is_unicast_link_local() => at.problem(LINK_LOCAL),
         Some(address) if address.is_unspecified() || address.is_multicast() => {
             at.problem("an address that nobody can be reached at; write the target's own")
+        }
+        Some(address) if is_forbidden(address) => at.problem(FORBIDDEN),
+        None if host.starts_with('[') => {
+            at.problem("no address in the brackets; write one such as `[2001:db8::1]`")
         }
         None if is_number(host) => at.problem(
             "a number in place of a host; write a name, or an address such as `192.0.2.1`",
         ),
         _ => Ok(()),
     }
+}
+
+/// The address that a URL names, if it names one in the usual form.
+pub(super) fn address_of(url: &Uri) -> Option<IpAddr> {
+    address(url.host()?)
 }
 
 /// The address that a host is, if it is one and no name.

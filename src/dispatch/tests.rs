@@ -26,7 +26,7 @@ use crate::retry;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::spool::{self, DeliveryKey, Due, Kept, Spool, Submission, TargetCounts, Verdict};
-use crate::target::http::{Options, Tls};
+use crate::target::http::Options;
 use crate::target::{Breaker, Policy, Target};
 use crate::verify::{self, Keyring, Signed};
 
@@ -262,12 +262,6 @@ async fn server(permits: usize) -> Server {
 }
 
 fn target(of: &str, url: &str, in_flight_max: usize) -> Target {
-    let options = Options {
-        url: url.parse().unwrap(),
-        headers: vec![],
-        bearer_token: None,
-        tls: Tls::default(),
-    };
     let mut policy = policy();
     policy.in_flight_max = in_flight_max;
     policy.retry.initial = Duration::from_millis(20);
@@ -275,7 +269,7 @@ fn target(of: &str, url: &str, in_flight_max: usize) -> Target {
     policy.breaker.probe_after = Duration::from_millis(20);
     policy.breaker.probe_max = Duration::from_millis(20);
     policy.timeout = Duration::from_mins(1);
-    Target::http(name(of), policy, options).unwrap()
+    Target::http(name(of), policy, Options::of(url)).unwrap()
 }
 
 /// What the spool still owes the target, oldest first: ids and attempts made.

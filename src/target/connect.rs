@@ -1,8 +1,8 @@
 //! Connections to a target: look-up, TCP, TLS, and the pool that keeps them.
 //!
 //! Promises:
-//! * No connection to an address that [`address::is_forbidden`] names, however it was written: checked
-//!   on what is connected to, after the look-up.
+//! * No connection to an address that [`Allowed`] does not permit, however it was written: checked on what
+//!   is connected to, after the look-up.
 //! * Each way to fail has its [`Reason`], known here and not guessed from an error's text.
 //! * TLS by aws-lc-rs with certificates always checked; HTTP/2 if the target offers it.
 //! * A pool holds a bounded number of idle connections, and none for as long as the 5 s after which
@@ -27,9 +27,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
+use super::address::Allowed;
 use super::connection::Connection;
-use super::http::{BuildError, Tls};
-use super::{Policy, Reason, address};
+use super::http::{BuildError, Options, Tls};
+use super::{Policy, Reason};
 
 /// An answer's headers may take this much.
 pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
@@ -64,15 +65,19 @@ pub enum Versions {
 #[derive(Clone)]
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
+    allowed: Allowed,
 }
 
-/// Looks names up as the system does, and leaves out what is forbidden.
+/// Looks names up as the system does, and leaves out where we may not connect to.
 #[derive(Clone)]
-pub struct Resolver(GaiResolver);
+pub struct Resolver {
+    system: GaiResolver,
+    allowed: Allowed,
+}
 
 /// A pool of connections for one target. Only a target with https asks for the system's roots.
-pub fn pool(url: &Uri, tls: &Tls, policy: &Policy) -> Result<Pool, BuildError> {
-    let connector = Connector::new(url, tls, policy, Versions::All)?;
+pub fn pool(options: &Options, policy: &Policy) -> Result<Pool, BuildError> {
+    let connector = Connector::new(options, policy, Versions::All)?;
     let pool = bounded()
         .pool_idle_timeout(IDLE_MAX)
         .pool_max_idle_per_host(policy.in_flight_max)
@@ -109,13 +114,13 @@ fn bounded() -> Builder {
 }
 
 impl Connector {
-    pub fn new(
-        url: &Uri,
-        tls: &Tls,
-        policy: &Policy,
-        versions: Versions,
-    ) -> Result<Self, BuildError> {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
+    pub fn new(options: &Options, policy: &Policy, versions: Versions) -> Result<Self, BuildError> {
+        let Options { url, tls, .. } = options;
+        let allowed = options.allowed.clone();
+        let mut tcp = HttpConnector::new_with_resolver(Resolver {
+            system: GaiResolver::new(),
+            allowed: allowed.clone(),
+        });
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(policy.connect_timeout));
@@ -141,7 +146,7 @@ impl Connector {
             Versions::All => builder.enable_all_versions().wrap_connector(tcp),
             Versions::Http2 => builder.enable_http2().wrap_connector(tcp),
         };
-        Ok(Self { https })
+        Ok(Self { https, allowed })
     }
 }
 
@@ -155,7 +160,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        if literal_address(&url).is_some_and(address::is_forbidden) {
+        if literal_address(&url).is_some_and(|address| !self.allowed.permits(address)) {
             return Box::pin(async { Err(Failure(Reason::Forbidden)) });
         }
         let connecting = self.https.call(url);
@@ -174,17 +179,18 @@ impl Service<Name> for Resolver {
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.0.poll_ready(cx).map_err(|_| Failure(Reason::Dns))
+        self.system.poll_ready(cx).map_err(|_| Failure(Reason::Dns))
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let looking_up = self.0.call(name);
+        let looking_up = self.system.call(name);
+        let allowed = self.allowed.clone();
         Box::pin(async move {
             let found = looking_up.await.map_err(|_| Failure(Reason::Dns))?;
-            let (forbidden, allowed): (Vec<_>, Vec<_>) =
-                found.partition(|found| address::is_forbidden(found.ip()));
-            match (allowed.is_empty(), forbidden.is_empty()) {
-                (false, _) => Ok(by_chance(allowed).into_iter()),
+            let (permitted, forbidden): (Vec<_>, Vec<_>) =
+                found.partition(|found| allowed.permits(found.ip()));
+            match (permitted.is_empty(), forbidden.is_empty()) {
+                (false, _) => Ok(by_chance(permitted).into_iter()),
                 (true, false) => Err(Failure(Reason::Forbidden)),
                 (true, true) => Err(Failure(Reason::Dns)),
             }

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout};
 
+use super::address::Allowed;
 use super::connect::{self, Failure, Pool};
 use super::connection::Served;
 use super::outcome::from_status;
@@ -86,7 +87,23 @@ pub struct Options {
     /// Sent with every request; a name may repeat.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub bearer_token: Option<Secret>,
+    /// Where it may be.
+    pub allowed: Allowed,
     pub tls: Tls,
+}
+
+#[cfg(test)]
+impl Options {
+    /// Nothing but where.
+    pub fn of(url: &str) -> Self {
+        Self {
+            url: url.parse().unwrap(),
+            headers: Vec::new(),
+            bearer_token: None,
+            allowed: Allowed::default(),
+            tls: Tls::default(),
+        }
+    }
 }
 
 /// TLS of a target with https.
@@ -140,7 +157,7 @@ impl Http {
     pub fn new(options: Options, policy: &Policy) -> Result<Self, BuildError> {
         check_url(&options)?;
         let prepared = prepare(&options)?;
-        let pool = connect::pool(&options.url, &options.tls, policy)?;
+        let pool = connect::pool(&options, policy)?;
         let url = options.url;
         Ok(Self {
             url,

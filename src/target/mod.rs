@@ -5,7 +5,7 @@
 //! answers. Every wait has the attempt's own deadline above it, and what is read of an answer is
 //! bounded and thrown away.
 
-mod address;
+pub mod address;
 mod connect;
 mod connection;
 pub mod grpc;

@@ -27,7 +27,7 @@ pub enum Reason {
     Connect,
     /// The TLS handshake failed.
     Tls,
-    /// The address it resolved to is one that we never connect to.
+    /// The address it resolved to is one that we never connect to, or not on the target's list.
     Forbidden,
     /// The connection broke before the answer was complete.
     Broken,

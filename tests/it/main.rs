@@ -28,4 +28,5 @@ mod restart;
 mod shared;
 mod spool_commands;
 mod syncs;
+mod targets;
 mod whole;

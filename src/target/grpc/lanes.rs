@@ -110,13 +110,13 @@ mod tests {
     use super::*;
     use crate::dispatch::tests::policy;
     use crate::target::connect::Versions;
-    use crate::target::http::Tls;
+    use crate::target::http::Options;
 
     fn lanes(in_flight_max: usize) -> Lanes {
-        let url = "http://127.0.0.1:1/".parse().unwrap();
+        let options = Options::of("http://127.0.0.1:1/");
         let mut policy = policy();
         policy.in_flight_max = in_flight_max;
-        let connector = Connector::new(&url, &Tls::default(), &policy, Versions::Http2);
+        let connector = Connector::new(&options, &policy, Versions::Http2);
         Lanes::new(connector.unwrap(), &policy)
     }
 

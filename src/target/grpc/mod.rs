@@ -64,7 +64,7 @@ impl Grpc {
         let mut prepared = post::prepare(options)?;
         prepared.insert(GRPC_TIMEOUT, timeout_of(policy.timeout));
         prepared.insert(TE, TRAILERS);
-        let connector = Connector::new(&options.url, &options.tls, policy, Versions::Http2)?;
+        let connector = Connector::new(options, policy, Versions::Http2)?;
         let path = match &method {
             Some(method) => method.path().clone(),
             None => PathAndQuery::from_static(DELIVER),
