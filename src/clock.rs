@@ -25,6 +25,12 @@ impl Timestamp {
         self.0
     }
 
+    /// Reads RFC 3339, with or without a fraction; `None` before the epoch.
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment = humantime::parse_rfc3339_weak(text).ok()?;
+        (moment >= UNIX_EPOCH).then(|| Self::from(moment))
+    }
+
     /// Seconds since the epoch, as Prometheus wants its `_timestamp_seconds` gauges.
     #[allow(clippy::cast_precision_loss)] // exact until the year 287,396
     pub fn as_seconds(self) -> f64 {
@@ -84,6 +90,8 @@ mod tests {
     fn a_moment_is_shown_as_rfc_3339_with_milliseconds() {
         let moment = Timestamp::from_millis(1_765_977_748_432);
         assert_eq!(moment.to_string(), "2025-12-17T13:22:28.432Z");
+        assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment));
+        assert_eq!(Timestamp::parse("yesterday"), None);
     }
 
     #[test]

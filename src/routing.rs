@@ -18,7 +18,7 @@ use crate::schema::Schema;
 use crate::target::Target;
 use crate::verify::Keyring;
 pub use expression::{Expression, ExpressionError, Facts, Match};
-pub use judge::{Judged, Unroutable, judge, reroute};
+pub use judge::{Course, Judged, Unroutable, foresee, judge, kept_headers, reroute};
 
 /// One version of sources, routes and targets.
 #[derive(Debug, Default)]

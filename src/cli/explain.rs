@@ -1,10 +1,11 @@
 //! `suki-relay explain`: what would happen to a notification, and why.
 //!
-//! Runs the very code of the request path on a body from a file. What it prints may quote the body: it
-//! is for an operator's terminal.
+//! Runs the very code of the request path on a body from a file, or on what the spool holds. What it prints
+//! may quote the body: it is for an operator's terminal.
 
 mod cause;
 mod encoding;
+mod kept;
 mod report;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::report::{Explanation, RouteVerdict, Signature, Verdict, Violation};
+use super::desk::Place;
 use super::{ConfigFile, Environment, Failure, check, print};
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -28,12 +30,13 @@ use crate::verify::Signed;
 const SECONDS_DIGITS_MAX: usize = 10;
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["body", "from_spool", "since"]))]
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
     /// File with the exact body
     #[arg(long, value_name = "FILE")]
-    body: PathBuf,
+    body: Option<PathBuf>,
     /// The timestamp header, as sent
     #[arg(long, value_name = "MS", requires = "signature")]
     generated_at: Option<String>,
@@ -46,46 +49,86 @@ pub(super) struct Arguments {
     /// The source it is posted to; needed where there are several
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// Print JSON
+    /// A notification that the spool holds, at the moment it came
+    #[arg(long, value_name = "ID", conflicts_with_all = ["generated_at", "headers", "source"])]
+    from_spool: Option<String>,
+    /// Which of the notifications kept since a moment (RFC 3339), or this long ago (24h), this config would
+    /// have routed otherwise
+    #[arg(long, value_name = "WHEN", conflicts_with_all = ["generated_at", "headers", "source"])]
+    since: Option<String>,
+    #[command(flatten)]
+    place: Place,
+    /// Print JSON; with --since, a line for each
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result<(), Failure> {
-    let config = check::read(&arguments.file, environment)?;
-    let explanation = explain(&config, arguments)?;
-    if arguments.json {
-        let json = serde_json::to_string_pretty(&explanation).context("writing JSON")?;
-        return print(&format!("{json}\n"));
-    }
-    print(&explanation.to_string())
+/// A request as it came, or as it might come.
+struct Request<'r> {
+    source: &'r Source,
+    body: Bytes,
+    /// Text of the timestamp header.
+    generated_at: Option<String>,
+    /// Text of the signature header.
+    signature: Option<String>,
+    headers: HeaderMap,
+    /// Name of the secret that signed it, if that is known otherwise than by its signature.
+    secret: Option<Name>,
+    received_at: Timestamp,
 }
 
-fn explain(config: &Config, arguments: &Arguments) -> anyhow::Result<Explanation> {
+pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result<(), Failure> {
+    let config = check::read(&arguments.file, environment)?;
+    if let Some(since) = &arguments.since {
+        return kept::since(config, &arguments.place, since, arguments.json);
+    }
+    let explanations = match (&arguments.from_spool, &arguments.body) {
+        (Some(id), _) => kept::one(config, &arguments.place, id)?,
+        (None, Some(body)) => vec![from_file(&config, body, arguments)?],
+        (None, None) => Vec::new(),
+    };
+    for explanation in explanations {
+        if arguments.json {
+            let json = serde_json::to_string_pretty(&explanation).context("writing JSON")?;
+            print(&format!("{json}\n"))?;
+        } else {
+            print(&explanation.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn from_file(config: &Config, body: &Path, arguments: &Arguments) -> anyhow::Result<Explanation> {
     let routing = &config.routing;
     let source = source(routing, arguments.source.as_deref())?;
-    let Some(body) = read(&arguments.body, config.listen.limits.body_bytes)? else {
-        return Ok(Explanation::too_large(
-            source,
-            config.listen.limits.body_bytes,
-        ));
+    let bytes_max = config.listen.limits.body_bytes;
+    let Some(body) = read(body, bytes_max)? else {
+        return Ok(Explanation::too_large(source, bytes_max));
     };
-    let signature = arguments
-        .signed(&body)
-        .map(|signed| judge_signature(routing, source, &signed));
-    let freshness = arguments
-        .generated_at
-        .as_deref()
-        .map(|at| source.freshness(at, Timestamp::now()));
-    let violations = source.schema.violations(&body);
-    let (routes, plan) = match source.schema.parse(&body) {
-        Ok(value) => judge_routes(
-            routing,
+    Ok(explain(
+        routing,
+        &Request {
             source,
-            signature.as_ref(),
-            &arguments.header_map(),
-            &value,
-        ),
+            body,
+            generated_at: arguments.generated_at.clone(),
+            signature: arguments.signature.clone(),
+            headers: arguments.headers.iter().cloned().collect(),
+            secret: None,
+            received_at: Timestamp::now(),
+        },
+    ))
+}
+
+fn explain(routing: &Routing, request: &Request<'_>) -> Explanation {
+    let source = request.source;
+    let signature = request
+        .signed()
+        .map(|signed| judge_signature(routing, source, &signed));
+    let generated_at = request.generated_at.as_deref();
+    let freshness = generated_at.map(|at| source.freshness(at, request.received_at));
+    let violations = source.schema.violations(&request.body);
+    let (routes, plan) = match source.schema.parse(&request.body) {
+        Ok(body) => judge_routes(routing, request, signature.as_ref(), &body),
         Err(_) => (Vec::new(), Plan::default()),
     };
     let outcome = outcome(
@@ -95,15 +138,15 @@ fn explain(config: &Config, arguments: &Arguments) -> anyhow::Result<Explanation
         !violations.is_empty(),
         &plan,
     );
-    Ok(Explanation {
+    Explanation {
         source: source.name.to_string(),
         outcome,
         signature,
-        freshness: freshness.map(|freshness| timestamp_words(freshness, arguments)),
+        freshness: freshness.map(|freshness| timestamp_words(freshness, generated_at)),
         schema_violations: Some(violations.into_iter().map(Violation::from).collect()),
         routes,
         targets: plan.targets.iter().map(Name::to_string).collect(),
-    })
+    }
 }
 
 /// What the request path would answer, by the order of its own steps.
@@ -158,11 +201,11 @@ fn judge_signature(routing: &Routing, source: &Source, signed: &Signed) -> Signa
 
 fn judge_routes(
     routing: &Routing,
-    source: &Source,
+    request: &Request<'_>,
     signature: Option<&Signature>,
-    headers: &HeaderMap,
     body: &serde_json::Value,
 ) -> (Vec<RouteVerdict>, Plan) {
+    let source = request.source;
     let matched = signature.and_then(|signature| signature.secret.as_deref());
     let secret = source
         .keyring
@@ -170,8 +213,8 @@ fn judge_routes(
         .find(|name| matched.is_none_or(|m| name.as_str() == m));
     let facts = Facts {
         source: &source.name,
-        secret: secret.unwrap_or(&source.name),
-        headers,
+        secret: request.secret.as_ref().or(secret).unwrap_or(&source.name),
+        headers: &request.headers,
         body,
     };
     let verdicts = routing
@@ -235,8 +278,8 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-fn timestamp_words(freshness: Freshness, arguments: &Arguments) -> String {
-    let digits = arguments.generated_at.as_deref().map_or(0, str::len);
+fn timestamp_words(freshness: Freshness, generated_at: Option<&str>) -> String {
+    let digits = generated_at.map_or(0, str::len);
     match freshness {
         Freshness::Fresh => "fresh".into(),
         // Milliseconds have had 13 digits since 2001, and seconds have 10 until 2286.
@@ -251,16 +294,12 @@ fn timestamp_words(freshness: Freshness, arguments: &Arguments) -> String {
     }
 }
 
-impl Arguments {
-    fn signed(&self, body: &Bytes) -> Option<Signed> {
+impl Request<'_> {
+    fn signed(&self) -> Option<Signed> {
         Some(Signed {
             generated_at: self.generated_at.clone()?,
             signature: self.signature.clone()?,
-            body: body.clone(),
+            body: self.body.clone(),
         })
-    }
-
-    fn header_map(&self) -> HeaderMap {
-        self.headers.iter().cloned().collect()
     }
 }

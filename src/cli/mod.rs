@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod desk;
 mod explain;
 mod log;
 mod run;

@@ -3,49 +3,24 @@
 //! Every command is a request of the operator API: put to a running relay over HTTP, or answered in this
 //! process from the folder of a stopped one.
 
-mod ask;
-
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use http::Method;
 use serde_json::{Map, Value};
 
-use self::ask::Desk;
-use super::{Environment, Failure, print, runtime};
-
-/// Notifications asked for at a time.
-const PAGE: usize = 200;
+use super::desk::{Desk, Place};
+use super::{ConfigFile, Environment, Failure, check, print, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     place: Place,
-    #[command(subcommand)]
-    command: Command,
-}
-
-/// Where the spool is asked.
-#[derive(Debug, clap::Args)]
-struct Place {
-    /// Operator address of a running relay
-    #[arg(
-        long,
-        global = true,
-        default_value = "http://127.0.0.1:9741",
-        value_name = "URL",
-        conflicts_with = "path"
-    )]
-    operator: http::Uri,
-    /// File with the operator's token
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "path")]
-    token_file: Option<PathBuf>,
-    /// Folder of a stopped relay's spool, in place of a running one
-    #[arg(long, global = true, value_name = "FOLDER")]
-    path: Option<PathBuf>,
     /// With --path: the config that says where releases and replays go, and names the spool's keys
     #[arg(long, global = true, value_name = "FILE", requires = "path")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -170,8 +145,15 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'static>) -> R
     if let Command::Migrate { schema, .. } = &arguments.command {
         return print(&crate::spool::migration(schema));
     }
+    let file = arguments.config.clone().map(|config| ConfigFile { config });
+    let config = file
+        .map(|file| check::read(&file, environment))
+        .transpose()?;
+    let (routing, store) = config
+        .map(|config| (config.routing, Some(config.spool)))
+        .unwrap_or_default();
     runtime()?.block_on(async {
-        let desk = Desk::open(&arguments.place, environment)?;
+        let desk = Desk::open(&arguments.place, routing, store)?;
         command(&desk, &arguments.command).await?;
         Ok(())
     })
@@ -243,36 +225,14 @@ async fn command(desk: &Desk, command: &Command) -> anyhow::Result<()> {
     }
 }
 
-/// Page by page, to the end or to the limit.
 async fn list(
     desk: &Desk,
     which: &Which,
     more: &str,
     as_text: fn(&Value) -> String,
 ) -> anyhow::Result<()> {
-    let mut left = which.limit.unwrap_or(usize::MAX);
-    let mut cursor = String::new();
-    while left > 0 {
-        let limit = left.min(PAGE);
-        let target = format!(
-            "/v1/notifications?limit={limit}{}{cursor}{more}",
-            which.query()
-        );
-        let page = desk.ask(&Method::GET, &target, None).await?;
-        let entries = page["notifications"]
-            .as_array()
-            .or(page["unverified"].as_array());
-        let entries = entries.context("this is no operator address: its answer is no list")?;
-        for entry in entries {
-            print(&as_text(entry)).map_err(|failure| failure.cause)?;
-        }
-        left = left.saturating_sub(entries.len());
-        match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    Ok(())
+    let show = |entry: &Value| print(&as_text(entry)).map_err(|failure| failure.cause);
+    desk.each(&(which.query() + more), which.limit, show).await
 }
 
 fn one_line(entry: &Value) -> String {

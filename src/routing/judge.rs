@@ -3,6 +3,8 @@
 //! Nothing authentic is thrown away: what cannot be delivered as it is goes to quarantine. From there it
 //! may be routed again, by a config that has changed.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Facts, Freshness, OnInvalid, Routing, Source};
@@ -18,6 +20,16 @@ pub struct Judged {
     pub route_errors: Vec<Name>,
 }
 
+/// What becomes of a request whose signature is right.
+#[derive(Debug)]
+pub struct Course {
+    pub verdict: Verdict,
+    pub targets: Vec<Name>,
+    pub quarantine: Option<Reason>,
+    /// Routes that could not be evaluated.
+    pub route_errors: Vec<Name>,
+}
+
 /// Judges a notification by its age, its shape and the routes, in this order.
 pub fn judge(
     routing: &Routing,
@@ -25,20 +37,41 @@ pub fn judge(
     headers: &HeaderMap,
     notification: Notification,
 ) -> Judged {
-    let freshness = source.freshness(&notification.generated_at, notification.received_at);
-    if let Some(reason) = untimely(freshness) {
-        return quarantined(notification, Verdict::Accepted, reason);
+    let course = course(routing, source, headers, &notification);
+    Judged {
+        submission: Submission {
+            notification,
+            verdict: course.verdict,
+            targets: course.targets,
+            quarantine: course.quarantine,
+        },
+        route_errors: course.route_errors,
     }
-    let Ok(body) = source.schema.parse(&notification.body) else {
+}
+
+/// What this config would have made of what was kept, at the moment it came. Of its headers, those that are
+/// kept are known: `content-type`, signature and timestamp. `None`: the config names its source no more.
+pub fn foresee(routing: &Routing, record: &Record) -> Option<Course> {
+    let source = source_of(routing, record)?;
+    let headers = kept_headers(source, record);
+    Some(course(routing, source, &headers, record))
+}
+
+fn course(routing: &Routing, source: &Source, headers: &HeaderMap, record: &Record) -> Course {
+    let freshness = source.freshness(&record.generated_at, record.received_at);
+    if let Some(reason) = untimely(freshness) {
+        return quarantined(Verdict::Accepted, reason);
+    }
+    let Ok(body) = source.schema.parse(&record.body) else {
         let verdict = match source.on_invalid {
             OnInvalid::Reject => Verdict::Invalid,
             OnInvalid::Accept => Verdict::Accepted,
         };
-        return quarantined(notification, verdict, Reason::Invalid);
+        return quarantined(verdict, Reason::Invalid);
     };
     let plan = routing.plan(Facts {
         source: &source.name,
-        secret: &notification.secret,
+        secret: &record.secret,
         headers,
         body: &body,
     });
@@ -47,13 +80,10 @@ pub fn judge(
         (true, true) => Some(Reason::Unrouted),
         (true, false) => None,
     };
-    Judged {
-        submission: Submission {
-            notification,
-            verdict: Verdict::Accepted,
-            targets: plan.targets,
-            quarantine,
-        },
+    Course {
+        verdict: Verdict::Accepted,
+        targets: plan.targets,
+        quarantine,
         route_errors: plan.errors,
     }
 }
@@ -71,12 +101,10 @@ pub enum Unroutable {
     RouteError,
 }
 
-/// Where the routes of now send what was kept before, whatever its age. Of its headers, those that are kept
-/// are known: `content-type`, signature and timestamp.
+/// Where the routes of now send what was kept before, whatever its age; of its headers, those that are kept
+/// are known.
 pub fn reroute(routing: &Routing, record: &Record) -> Result<Vec<Name>, Unroutable> {
-    let mut sources = routing.sources().iter();
-    let source = sources.find(|source| source.name == record.source);
-    let source = source.ok_or(Unroutable::SourceGone)?;
+    let source = source_of(routing, record).ok_or(Unroutable::SourceGone)?;
     let body = source.schema.parse(&record.body);
     let plan = routing.plan(Facts {
         source: &source.name,
@@ -93,7 +121,13 @@ pub fn reroute(routing: &Routing, record: &Record) -> Result<Vec<Name>, Unroutab
     Ok(plan.targets)
 }
 
-fn kept_headers(source: &Source, record: &Record) -> HeaderMap {
+fn source_of<'r>(routing: &'r Routing, record: &Record) -> Option<&'r Arc<Source>> {
+    let mut sources = routing.sources().iter();
+    sources.find(|source| source.name == record.source)
+}
+
+/// The headers of what was kept, as far as they are.
+pub fn kept_headers(source: &Source, record: &Record) -> HeaderMap {
     let content_type = record.content_type.as_deref();
     let kept: [(&HeaderName, Option<&str>); 3] = [
         (&http::header::CONTENT_TYPE, content_type),
@@ -116,14 +150,11 @@ fn untimely(freshness: Freshness) -> Option<Reason> {
     }
 }
 
-fn quarantined(notification: Notification, verdict: Verdict, reason: Reason) -> Judged {
-    Judged {
-        submission: Submission {
-            notification,
-            verdict,
-            targets: Vec::new(),
-            quarantine: Some(reason),
-        },
+fn quarantined(verdict: Verdict, reason: Reason) -> Course {
+    Course {
+        verdict,
+        targets: Vec::new(),
+        quarantine: Some(reason),
         route_errors: Vec::new(),
     }
 }

@@ -13,6 +13,7 @@ mod commands;
 mod disk;
 mod encryption;
 mod explain;
+mod explain_kept;
 mod grpc;
 mod hostile;
 mod house;

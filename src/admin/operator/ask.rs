@@ -1,7 +1,5 @@
 //! What an operator asks for, read strictly: a misspelt filter must not match everything.
 
-use std::time::Duration;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -113,11 +111,7 @@ pub(super) fn since(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
     if let Ok(ago) = humantime::parse_duration(text) {
         return Ok(now.minus(ago));
     }
-    let moment = humantime::parse_rfc3339_weak(text).ok().and_then(|moment| {
-        let since_epoch = moment.duration_since(std::time::UNIX_EPOCH).ok()?;
-        millis(since_epoch)
-    });
-    moment.map(Timestamp::from_millis).ok_or_else(|| {
+    Timestamp::parse(text).ok_or_else(|| {
         Refusal::bad("since: write a moment, `2026-11-24T08:00:00Z`, or how long ago, `24h`")
     })
 }
@@ -145,10 +139,6 @@ fn limit(text: &str) -> Result<usize, Refusal> {
 fn cursor(text: &str) -> Result<Cursor, Refusal> {
     let wrong = || Refusal::bad("cursor: what `next` of the page before said");
     text.parse().map_err(|_| wrong())
-}
-
-fn millis(since_epoch: Duration) -> Option<i64> {
-    i64::try_from(since_epoch.as_millis()).ok()
 }
 
 fn one_of(key: &str, word: &str, words: &[&str]) -> Refusal {

@@ -1,6 +1,6 @@
-//! Who answers: a running relay, or the folder of a stopped one.
+//! Who answers questions and orders about a spool: a running relay, or the folder of a stopped one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +14,39 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Map, Value};
 
-use super::Place;
+use super::Failure;
 use crate::admin::operator;
-use crate::cli::{Environment, Failure};
-use crate::config::Config;
+use crate::routing::Routing;
 use crate::secret::Secret;
-use crate::spool::{self, Spool};
+use crate::spool::{self, Spool, Store};
 
 /// As long as the relay itself takes for an answer, and a little.
 const ANSWER_WAIT: Duration = Duration::from_secs(610);
 /// A page of bodies, as JSON in hex.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Notifications asked for at a time.
+const PAGE: usize = 200;
+
+/// Where the spool is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// Operator address of a running relay
+    #[arg(
+        long,
+        global = true,
+        default_value = "http://127.0.0.1:9741",
+        value_name = "URL",
+        conflicts_with = "path"
+    )]
+    operator: Uri,
+    /// File with the operator's token
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "path")]
+    token_file: Option<PathBuf>,
+    /// Folder of a stopped relay's spool, in place of a running one
+    #[arg(long, global = true, value_name = "FOLDER")]
+    path: Option<PathBuf>,
+}
 
 pub(super) enum Desk {
     Running {
@@ -35,26 +57,19 @@ pub(super) enum Desk {
 }
 
 impl Desk {
-    pub fn open(place: &Place, environment: Environment<'static>) -> Result<Self, Failure> {
+    /// `routing` says where releases and replays go; `store` names the keys of a stopped relay's spool.
+    pub fn open(place: &Place, routing: Routing, store: Option<Store>) -> Result<Self, Failure> {
         let Some(path) = &place.path else {
             let bearer = place.token_file.as_deref().map(bearer).transpose()?;
             let operator = place.operator.clone();
             return Ok(Self::Running { operator, bearer });
         };
-        let (routing, keys) = match &place.config {
-            None => Default::default(),
-            Some(file) => {
-                let read = Config::read(file, environment);
-                let config =
-                    read.map_err(|problems| Failure::config(anyhow::anyhow!("{problems}")))?;
-                let keys = match config.spool {
-                    spool::Store::Disk(options) => options.keys,
-                    spool::Store::Postgres(options) => {
-                        options.fallback.and_then(|fallback| fallback.disk.keys)
-                    }
-                };
-                (config.routing, keys)
+        let keys = match store {
+            Some(Store::Disk(options)) => options.keys,
+            Some(Store::Postgres(options)) => {
+                options.fallback.and_then(|fallback| fallback.disk.keys)
             }
+            None => None,
         };
         let registry = prometheus::Registry::new();
         let metrics = spool::Metrics::new(&registry).map_err(anyhow::Error::new)?;
@@ -96,6 +111,33 @@ impl Desk {
             answer["message"].as_str().unwrap_or("refused")
         );
         Ok(answer)
+    }
+
+    /// Every entry that the filters (`&key=value…`) leave, page by page, to the end or to the limit.
+    pub async fn each(
+        &self,
+        filters: &str,
+        limit: Option<usize>,
+        mut take: impl FnMut(&Value) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut left = limit.unwrap_or(usize::MAX);
+        let mut cursor = String::new();
+        while left > 0 {
+            let limit = left.min(PAGE);
+            let target = format!("/v1/notifications?limit={limit}{filters}{cursor}");
+            let page = self.ask(&Method::GET, &target, None).await?;
+            let entries = page["notifications"]
+                .as_array()
+                .or(page["unverified"].as_array());
+            let entries = entries.context("this is no operator address: its answer is no list")?;
+            entries.iter().try_for_each(&mut take)?;
+            left = left.saturating_sub(entries.len());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// Walks the whole spool of a stopped relay.
