@@ -226,12 +226,16 @@ async fn what_cannot_be_a_config_never_replaces_one() {
     let relay = setup.start();
     let config = setup.config();
     let text = Setup::text(&good);
-    let bad: [(&str, Vec<u8>); 5] = [
+    let bad: [(&str, Vec<u8>); 6] = [
         ("empty", Vec::new()),
         ("half-written", text.as_bytes()[..text.len() / 2].to_vec()),
         ("not UTF-8", vec![0xff; 100]),
         ("too large", vec![b'#'; 3 << 20]),
         ("a key twice", format!("{text}\ndrain: {{}}\n").into_bytes()),
+        (
+            "an alias bomb",
+            format!("{}{text}", alias_bomb()).into_bytes(),
+        ),
     ];
     let mut refused = 0;
     for (what, bytes) in bad {
@@ -240,16 +244,78 @@ async fn what_cannot_be_a_config_never_replaces_one() {
         counted(&relay, REFUSED, refused).await;
         assert_eq!(lines(&relay, IS_REFUSED).len(), refused, "{what}");
     }
+    let huge = fs::File::create(&config).expect("writable");
+    huge.set_len(100 << 20).expect("a hole of 100 MiB");
+    counted(&relay, REFUSED, refused + 1).await;
+    let resident = relay.metric("process_resident_memory_bytes").await;
+    assert!(resident < 100e6, "it was read: {resident} bytes");
     fs::remove_file(&config).expect("removed");
     fs::create_dir(&config).expect("a folder");
-    counted(&relay, REFUSED, refused + 1).await;
+    counted(&relay, REFUSED, refused + 2).await;
     fs::remove_dir(&config).expect("removed");
     symlink("config.yaml", &config).expect("a link to itself");
-    counted(&relay, REFUSED, refused + 2).await;
+    counted(&relay, REFUSED, refused + 3).await;
     fs::remove_file(&config).expect("removed");
     setup.write_config(&good);
     counted(&relay, SUCCESSFUL, 1).await;
     post(&relay.sender(), 0).await;
+}
+
+/// Ten levels of ten aliases: 10^10 nodes, if each were looked at.
+fn alias_bomb() -> String {
+    let level = |level: usize| {
+        let aliases = vec![format!("*x{}", level - 1); 10].join(", ");
+        format!("x{level}: &x{level} [{aliases}]\n")
+    };
+    let levels: Vec<_> = (1..=10).map(level).collect();
+    format!("x0: &x0 [a]\n{}", levels.concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_file_that_the_config_names_changes_nothing_and_is_told_once() {
+    let target = Target::accepting().await;
+    let rest = to("ehr", &target, &target).replace(
+        "\ntargets:",
+        "
+sources:
+  - name: suki
+    path: /webhooks/notification
+    secrets: [{ name: current, file: secret }]
+    schema: shape.json
+targets:",
+    );
+    let setup = Setup::new(&rest);
+    let file = |name: &str| setup.path().join(name);
+    let write = |name: &str, text: &str| fs::write(file(name), text).expect("writable");
+    write("shape.json", r#"{"type": "object"}"#);
+    let relay = setup.start();
+    let sender = relay.sender();
+    let mut posted = 0;
+    let wrong: [(&str, &str, &str); 3] = [
+        ("secret", "\n", "sources[0].secrets[0].file"),
+        ("shape.json", r#"{"type": "no type"}"#, "sources[0].schema"),
+        ("shape.json", "{", "sources[0].schema"),
+    ];
+    for (name, text, key) in wrong {
+        let good = fs::read_to_string(file(name)).expect("readable");
+        let told = lines(&relay, IS_REFUSED).len();
+        write(name, text);
+        counted(&relay, SUCCESSFUL, 0).await;
+        eventually("it is told", async || {
+            lines(&relay, IS_REFUSED).len() == told + 1
+        })
+        .await;
+        let line = lines(&relay, IS_REFUSED).pop().expect("a line");
+        let problems = line["problems"].as_str().expect("text");
+        assert!(problems.contains(key), "{problems}");
+        post(&sender, posted).await;
+        posted += 1;
+        write(name, &good);
+        counted(&relay, SUCCESSFUL, 1).await;
+        post(&sender, posted).await;
+        posted += 1;
+    }
+    eventually("all arrive", async || target.count() == posted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,7 +509,7 @@ async fn unchanged_targets_keep_their_connections_and_changed_ones_are_made_anew
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_sighups_leave_nothing_behind() {
+async fn a_thousand_sighups_leave_nothing_behind() {
     let (ehr, audit) = (Target::accepting().await, Target::accepting().await);
     let setup = Setup::new(&to("ehr", &ehr, &audit));
     let relay = setup.start();
@@ -469,7 +535,7 @@ async fn a_hundred_sighups_leave_nothing_behind() {
     };
     eventually("the line is written", async || told_of_config() == 1).await;
     let open = files();
-    for _ in 0..100 {
+    for _ in 0..1000 {
         relay.signal("HUP");
     }
     replace("ehr");

@@ -248,3 +248,66 @@ impl fmt::Display for Tally {
         writeln!(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderName;
+
+    use super::*;
+    use crate::routing::{OnInvalid, Route, Source};
+    use crate::schema::{Schema, UnknownStatus};
+    use crate::secret::Secret;
+    use crate::verify::{self, Keyring};
+
+    const LONG_AGO: Timestamp = Timestamp::from_millis(1_765_977_748_432);
+    const BODY: &[u8] = br#"{"status":"success","session_id":"s-1"}"#;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn secret() -> Secret {
+        Secret::from_text(b"a secret of the tests".to_vec()).expect("not empty")
+    }
+
+    fn routing() -> Routing {
+        let source = Source {
+            name: name("suki"),
+            path: "/suki".into(),
+            keyring: Keyring::new([(name("current"), &secret())]),
+            signature_header: HeaderName::from_static("x-api-key"),
+            timestamp_header: HeaderName::from_static("generated-at"),
+            schema: Schema::built_in(UnknownStatus::Accept).expect("compiles"),
+            on_invalid: OnInvalid::Reject,
+            age_max: Some(Duration::from_hours(48)),
+            ahead_max: Duration::from_hours(1),
+        };
+        let route = Route {
+            name: name("everything"),
+            when: None,
+            to: vec![name("ehr")],
+        };
+        Routing::new(vec![source], vec![route], Vec::new())
+    }
+
+    #[test]
+    fn what_came_long_ago_was_fresh_then() {
+        let generated_at = LONG_AGO.as_millis().to_string();
+        let record = Record {
+            id: Id::from_bytes([7; Id::BYTES]),
+            source: name("suki"),
+            secret: name("current"),
+            received_at: LONG_AGO,
+            signature: verify::signature(&secret(), &generated_at, BODY),
+            generated_at,
+            content_type: None,
+            body: Bytes::from_static(BODY),
+        };
+        let explained = explain_kept(&routing(), record).expect("its source is there");
+        assert_eq!(explained.freshness.as_deref(), Some("fresh"));
+        assert_eq!(explained.targets, ["ehr"]);
+        assert_eq!(explained.outcome, "200; owed to 1 target");
+    }
+}

@@ -304,7 +304,7 @@ const CATALOGUE: &[(&str, &[&str])] = &[
         "S01",
         &[
             "sigterm_finishes_what_is_in_hand_and_exits_0",
-            "a_hundred_sighups_leave_nothing_behind",
+            "a_thousand_sighups_leave_nothing_behind",
         ],
     ),
     ("S02", &["kill_loop_loses_nothing_that_was_acknowledged"]),
