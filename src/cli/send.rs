@@ -1,5 +1,7 @@
 //! `suki-relay send`: signs and posts notifications as Suki does.
 
+mod delivered;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::delivered::Relays;
 use super::runtime;
 use super::trust::Trust;
 use crate::clock::Timestamp;
@@ -47,6 +50,12 @@ pub(super) struct Arguments {
     concurrency: u16,
     #[command(flatten)]
     trust: Trust,
+    /// Then wait until the relays at this admin address have delivered as many, at most 60 s
+    ///
+    /// Every address that its host stands for is asked for its metrics. It counts deliveries, and does not know
+    /// whose they are: other senders' help to reach the number.
+    #[arg(long, value_name = "URL")]
+    until_delivered: Option<Uri>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,13 +84,24 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .with_context(|| format!("{} is empty", arguments.secret_file.display()))?;
     let body = arguments.payload.read()?;
     let sender = Sender::new(arguments.url.clone(), secret, &arguments.trust)?;
-    let tally = runtime()?.block_on(send_all(Arc::new(sender), body, arguments));
-    tally.print();
-    ensure!(
-        tally.accepted() == arguments.count,
-        "not every notification was answered 200"
-    );
-    Ok(())
+    runtime()?.block_on(async {
+        let relays = arguments.until_delivered.as_ref().map(Relays::at);
+        let watched = match relays.transpose()? {
+            None => None,
+            Some(relays) => Some((relays.delivered().await?, relays)),
+        };
+        let tally = send_all(Arc::new(sender), body, arguments).await;
+        tally.print();
+        ensure!(
+            tally.accepted() == arguments.count,
+            "not every notification was answered 200"
+        );
+        if let Some((before, relays)) = watched {
+            relays.have_delivered(before, arguments.count).await?;
+            println!("delivered");
+        }
+        Ok(())
+    })
 }
 
 impl Payload {
