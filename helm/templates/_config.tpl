@@ -26,7 +26,7 @@ Nothing that the values say is changed; what they leave out is filled in.
 {{- $_ := set $config "admin" (merge $admin (dict "address" "0.0.0.0:9740")) -}}
 
 {{- $spool := default dict $config.spool -}}
-{{- if not $spool.postgres -}}
+{{- if include "suki-relay.onDisk" . -}}
 {{- $disk := merge (default dict $spool.disk) (dict "path" "/var/lib/suki-relay" "capacity" "4GiB") -}}
 {{- $_ := set $spool "disk" $disk -}}
 {{- end -}}
@@ -65,9 +65,10 @@ Nothing that the values say is changed; what they leave out is filled in.
 {{- default (include "suki-relay.stopSeconds" .) .Values.terminationGracePeriodSeconds -}}
 {{- end -}}
 
-{{/* `true` or empty. */}}
+{{/* `true` or empty: each pod needs a volume. */}}
 {{- define "suki-relay.onDisk" -}}
-{{- if not (default dict .Values.config.spool).postgres }}true{{ end -}}
+{{- $spool := default dict .Values.config.spool -}}
+{{- if or (not $spool.postgres) (default dict $spool.disk).fallback }}true{{ end -}}
 {{- end -}}
 
 {{- define "suki-relay.workloadKind" -}}

@@ -77,8 +77,8 @@ Types and unknown keys are values.schema.json's; what only the relay can judge i
 
 {{- define "suki-relay.refuse.spool" -}}
 {{- $spool := default dict .Values.config.spool -}}
-{{- if and $spool.disk $spool.postgres -}}
-{{- fail "config.spool: disk and postgres both say where notifications are kept; keep one of them" -}}
+{{- if and $spool.disk $spool.postgres (not (default dict $spool.disk).fallback) -}}
+{{- fail "config.spool: disk and postgres both say where notifications are kept; keep one of them, or say disk.fallback: true" -}}
 {{- end -}}
 {{- if include "suki-relay.onDisk" . -}}
 {{- if not .Values.persistence.enabled -}}

@@ -78,6 +78,16 @@ def test_with_postgres_there_is_a_deployment_that_never_has_a_pod_less_and_no_vo
         assert chart.config(objects)["spool"] == POSTGRES["spool"]
 
 
+def test_with_a_fallback_on_disk_there_are_volumes_again():
+    spool = {"spool": POSTGRES["spool"] | {"disk": {"fallback": True}}}
+    objects = rendered("standalone", {"config": spool, "networkPolicy": {"enabled": True}})
+    assert chart.workload(objects)["kind"] == "StatefulSet"
+    disk = {"path": "/var/lib/suki-relay", "capacity": "4GiB", "fallback": True}
+    assert chart.config(objects)["spool"] == {"disk": disk, "postgres": POSTGRES["spool"]["postgres"]}
+    egress = chart.one(objects, "NetworkPolicy")["spec"]["egress"]
+    assert 5432 in {port["port"] for rule in egress for port in rule["ports"]}
+
+
 def test_templates_renders_nothing_of_a_pod():
     kinds = {it["kind"] for it in chart.objects(chart.values("templates"))}
     assert kinds == {"ConfigMap", "Service", "Secret", "PodMonitor", "Pod"}

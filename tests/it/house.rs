@@ -56,6 +56,18 @@ fn every_file_keeps_its_wall() {
     }
 }
 
+/// The chart's values hold the schema of the relay's config: whoever changes that one makes the other anew.
+#[test]
+fn what_is_made_of_the_chart_is_current() {
+    let made = Command::new("tests/python")
+        .args(["tests/helm/make.py", "--check"])
+        .current_dir(root())
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{told}");
+}
+
 #[test]
 fn every_test_named_by_a_promise_exists() {
     let sources = all_sources();
