@@ -9,6 +9,7 @@ use crate::secret::Secret;
 use crate::target::address::Allowed;
 use crate::target::grpc::message::DELIVER;
 use crate::target::grpc::method::Method;
+use crate::target::sign::Signer;
 use crate::target::{Policy, Target, http as target_http};
 
 /// `targets[].http`, checked.
@@ -16,6 +17,7 @@ pub(super) struct Http {
     pub url: Uri,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub bearer_token: Option<Secret>,
+    pub signer: Signer,
     pub allowed: Allowed,
     pub tls: Option<HttpTls>,
 }
@@ -74,6 +76,7 @@ fn options(http: Http) -> target_http::Options {
         url: http.url,
         headers: http.headers,
         bearer_token: http.bearer_token,
+        signer: http.signer,
         allowed: http.allowed,
         tls: http.tls.map(target_tls).unwrap_or_default(),
     }

@@ -11,8 +11,16 @@ use crate::secret::Secret;
 use crate::target::address::Allowed;
 use crate::target::grpc::method::{Method, MethodError};
 use crate::target::http::is_reserved;
+use crate::target::sign::{Key, Signer};
 
-const KEYS: &[&str] = &["url", "headers", "bearer_token", "allow_addresses", "tls"];
+const KEYS: &[&str] = &[
+    "url",
+    "headers",
+    "bearer_token",
+    "sign",
+    "allow_addresses",
+    "tls",
+];
 const GRPC_KEYS: &[&str] = &[
     "url",
     "method",
@@ -24,9 +32,17 @@ const GRPC_KEYS: &[&str] = &[
 ];
 const TLS_KEYS: &[&str] = &["ca", "certificate", "private_key", "server_name"];
 const HEADERS_MAX: usize = 64;
+/// Each signs every attempt.
+const SIGNING_SECRETS_MAX: usize = 8;
 
 pub(super) fn read(at: &At<'_>) -> Read<Http> {
-    server(&at.block(KEYS)?)
+    let block = at.block(KEYS)?;
+    let server = server(&block);
+    let signer = block.or("sign", Signer::default(), signer);
+    Ok(Http {
+        signer: signer?,
+        ..server?
+    })
 }
 
 pub(super) fn read_grpc(at: &At<'_>) -> Read<Grpc> {
@@ -80,6 +96,7 @@ fn server(block: &Block<'_>) -> Read<Http> {
         url,
         headers,
         bearer_token,
+        signer: Signer::default(),
         allowed,
         tls,
     })
@@ -169,6 +186,28 @@ fn bearer_token(at: &At<'_>) -> Read<Option<Secret>> {
         return at.problem("a space, line end or other character in it that no bearer token has");
     }
     Ok(token)
+}
+
+/// `sign`: Standard Webhooks.
+fn signer(at: &At<'_>) -> Read<Signer> {
+    let secrets = at.block(&["secrets"])?.required("secrets")?;
+    let items = secrets.list(1..=SIGNING_SECRETS_MAX)?;
+    let keys: Vec<_> = items.iter().map(signing_key).collect();
+    let keys: Read<Vec<_>> = keys.into_iter().collect();
+    let present: Vec<Key> = keys?.into_iter().flatten().collect();
+    if present.is_empty() {
+        return secrets.problem(
+            "every secret is optional and none is there; without one, nothing can be signed",
+        );
+    }
+    Ok(Signer::new(present))
+}
+
+/// `Ok(None)` for one that is optional and not there.
+fn signing_key(at: &At<'_>) -> Read<Option<Key>> {
+    let secret = references::secret(at)?;
+    let key = secret.as_ref().map(Key::parse).transpose();
+    key.or_else(|error| at.problem(error.to_string()))
 }
 
 fn target_tls(at: &At<'_>) -> Read<HttpTls> {

@@ -23,6 +23,9 @@ fn env(name: &str) -> Option<String> {
         "ODD" => "a: [b], # c",
         "ONE" => "1",
         "TIMEOUT" => "7s",
+        "SIGNING" => "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "SIGNING_SHORT" => "whsec_aHVudGVyMg==",
+        "SIGNING_WORDS" => "whsec_hunter2!",
         "LINES" => "hunter2\nhunter2",
         _ => return None,
     };
@@ -63,6 +66,10 @@ impl Disk {
             ),
             ("nearby", b"postgres://relay@localhost/spool".to_vec()),
             ("secret", b"0123456789abcdef\n".to_vec()),
+            (
+                "signing",
+                b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n".to_vec(),
+            ),
             ("empty", Vec::new()),
             (
                 "keys",
@@ -238,6 +245,7 @@ fn files_are_found_from_the_folder_of_the_config_and_listed_there_or_not() {
         "tls.key",
         "ca.crt",
         "secret",
+        "signing",
         "not-there",
         "shape.json",
         "inbox.binpb",

@@ -25,6 +25,7 @@ use super::address::Allowed;
 use super::connect::{self, Failure, Pool};
 use super::connection::Served;
 use super::outcome::from_status;
+use super::sign::{self, Signer};
 use super::{Outcome, Parcel, Policy, Reason};
 use crate::clock::Timestamp;
 use crate::retry::parse_retry_after;
@@ -37,7 +38,6 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const GENERATED_AT: HeaderName = HeaderName::from_static("generated-at");
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const SOURCE: HeaderName = HeaderName::from_static("suki-relay-source");
 const ATTEMPT: HeaderName = HeaderName::from_static("suki-relay-attempt");
@@ -87,6 +87,7 @@ pub struct Options {
     /// Sent with every request; a name may repeat.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub bearer_token: Option<Secret>,
+    pub signer: Signer,
     /// Where it may be.
     pub allowed: Allowed,
     pub tls: Tls,
@@ -100,6 +101,7 @@ impl Options {
             url: url.parse().unwrap(),
             headers: Vec::new(),
             bearer_token: None,
+            signer: Signer::default(),
             allowed: Allowed::default(),
             tls: Tls::default(),
         }
@@ -146,10 +148,11 @@ pub enum BuildError {
     Tls(rustls::Error),
 }
 
-/// A target's URL, its prepared headers, and its connections.
+/// A target's URL, its prepared headers, what signs for it, and its connections.
 pub struct Http {
     url: Uri,
     prepared: HeaderMap,
+    signer: Signer,
     pool: Pool,
 }
 
@@ -158,10 +161,10 @@ impl Http {
         check_url(&options)?;
         let prepared = prepare(&options)?;
         let pool = connect::pool(&options, policy)?;
-        let url = options.url;
         Ok(Self {
-            url,
+            url: options.url,
             prepared,
+            signer: options.signer,
             pool,
         })
     }
@@ -197,7 +200,9 @@ impl Http {
     }
 
     async fn send(&self, parcel: Parcel<'_>) -> Result<Response<Incoming>, legacy::Error> {
-        let headers = headers(&self.prepared, parcel);
+        let mut headers = headers(&self.prepared, parcel);
+        self.signer
+            .sign(parcel.record, Timestamp::now(), &mut headers);
         let request = || self.request(headers.clone(), &parcel.record.body);
         send(&self.pool, request).await
     }
@@ -260,7 +265,7 @@ pub(super) fn headers(prepared: &HeaderMap, parcel: Parcel<'_>) -> HeaderMap {
     }
     set(X_API_KEY, &record.signature);
     set(GENERATED_AT, &record.generated_at);
-    set(WEBHOOK_ID, &id);
+    set(sign::ID, &id);
     set(IDEMPOTENCY_KEY, &id);
     set(SOURCE, record.source.as_str());
     set(ATTEMPT, &attempt.to_string());

@@ -11,6 +11,7 @@ mod connection;
 pub mod grpc;
 pub mod http;
 pub mod outcome;
+pub mod sign;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,8 +1,14 @@
 //! What targets may rely on, and where no notification goes.
 
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Setup, Target, eventually};
+use crate::harness::{Relay, Request, Setup, Target, eventually};
 
 const BODY: &str = r#"{"status": "success", "session_id": "s", "encounter_id": "e"}"#;
 
@@ -55,4 +61,119 @@ routes: [{{ name: all, to: [ehr] }}]
     setup.write_config(&config("127.0.0.0/8"));
     relay.signal("HUP");
     eventually("the delivery", async || target.count() > 0).await;
+}
+
+const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD5AAmFBpYYCg=";
+
+/// What the reference library says of a request, checked with this secret.
+fn judged(request: &Request, body: &str, secret: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut python = Command::new(root.join("tests/python"))
+        .arg(root.join("tests/standard_webhooks.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let headers: serde_json::Map<_, _> = request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").into()))
+        .collect();
+    let line = serde_json::json!({ "headers": headers, "body": body, "secret": secret });
+    let mut input = python.stdin.take().expect("piped");
+    writeln!(input, "{line}").expect("written");
+    drop(input);
+    let output = python.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(output.stdout).expect("text");
+    told.trim().to_owned()
+}
+
+fn assert_signed_by(request: &Request, secrets: &[&str]) {
+    let body = std::str::from_utf8(&request.body).expect("text");
+    for secret in [OLD, NEW] {
+        let genuine = judged(request, body, secret) == "genuine";
+        assert_eq!(genuine, secrets.contains(&secret), "{secret}: {request:?}");
+    }
+    let other = body.replace("success", "failure");
+    assert_ne!(judged(request, &other, secrets[0]), "genuine");
+    let signatures = request.header("webhook-signature").split(' ').count();
+    assert_eq!(signatures, secrets.len());
+}
+
+/// Posts a notification of its own, and returns how it arrives.
+async fn delivered(relay: &Relay, target: &Target, session: &str) -> Request {
+    let body = format!(r#"{{"status": "success", "session_id": "{session}"}}"#);
+    let answer = relay.sender().post(body.clone()).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    eventually("the delivery", async || {
+        let received = target.requests();
+        received.iter().any(|request| request.body == body)
+    })
+    .await;
+    let mut received = target.requests().into_iter();
+    received.find(|r| r.body == body).expect("just seen")
+}
+
+async fn reloaded(relay: &Relay, count: f64) {
+    relay.signal("HUP");
+    let applied = r#"suki_relay_config_reloads_total{result="applied"}"#;
+    eventually("a reload", async || relay.metric(applied).await >= count).await;
+}
+
+/// The library that judges is the reference one, in Python.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_can_verify_each_attempt_while_secrets_are_replaced() {
+    let down = Arc::new(AtomicBool::new(true));
+    let answers = down.clone();
+    let status = move |_| {
+        if answers.load(Ordering::Relaxed) {
+            503
+        } else {
+            200
+        }
+    };
+    let target = Target::start(status).await;
+    let setup = Setup::new(&format!(
+        "
+targets:
+  - name: ehr
+    http:
+      url: '{}'
+      sign: {{ secrets: [{{ file: signing }}, {{ file: next, optional: true }}] }}
+    retry: {{ initial: 100ms, max: 100ms }}
+routes: [{{ name: all, to: [ehr] }}]
+",
+        target.url()
+    ));
+    let put = |name: &str, secret: &str| {
+        fs::write(setup.path().join(name), format!("{secret}\n")).expect("writable");
+    };
+    put("signing", OLD);
+    let relay = setup.start();
+
+    let answer = relay.sender().post(BODY).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    let times = || -> BTreeSet<String> {
+        let requests = target.requests();
+        let time = |request: &Request| request.header("webhook-timestamp").to_owned();
+        requests.iter().map(time).collect()
+    };
+    eventually("attempts at another second", async || times().len() > 1).await;
+    down.store(false, Ordering::Relaxed);
+    let attempts = target.requests();
+    let (first, last) = (&attempts[0], &attempts[attempts.len() - 1]);
+    assert_eq!(first.header("webhook-id"), last.header("webhook-id"));
+    assert_signed_by(first, &[OLD]);
+    assert_signed_by(last, &[OLD]);
+
+    put("next", NEW);
+    reloaded(&relay, 1.0).await;
+    assert_signed_by(&delivered(&relay, &target, "both").await, &[OLD, NEW]);
+
+    fs::remove_file(setup.path().join("next")).expect("removed");
+    put("signing", NEW);
+    reloaded(&relay, 2.0).await;
+    assert_signed_by(&delivered(&relay, &target, "new").await, &[NEW]);
 }

@@ -14,7 +14,7 @@ pub use disk::{Faults, SmallDisk};
 pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};
-pub use target::Target;
+pub use target::{Request, Target};
 
 /// The partner secret of every test.
 pub const SECRET: &str = "whsec-test-partner-secret-0001";
