@@ -28,6 +28,8 @@ pub struct Load {
     /// No two posts bear the same timestamp, so that none is a duplicate.
     clock: AtomicU64,
     body: Bytes,
+    /// How long each connection rests after an answer.
+    pub rest: Duration,
 }
 
 /// What came of a run.
@@ -58,6 +60,7 @@ impl Load {
             secret: Secret::from_text(secret.into()).expect("a secret"),
             clock: AtomicU64::new(start.try_into().expect("after 1970")),
             body: body(),
+            rest: Duration::ZERO,
         })
     }
 
@@ -114,6 +117,9 @@ impl Load {
             tally.latencies.push(took);
             tally.answered += 1;
             tally.refused += u64::from(status != 200);
+            if !self.rest.is_zero() {
+                tokio::time::sleep(self.rest).await;
+            }
         }
         tally
     }

@@ -42,6 +42,11 @@ impl Server {
              routes: [{{ name: all, to: [t] }}]\n",
             target.unwrap_or(nobody)
         );
+        Self::configured(folder, name, &config, target.is_some())
+    }
+
+    /// A relay on this config; `tells`: it is waited for by [`Server::wait_until_settled`].
+    pub fn configured(folder: &Path, name: &str, config: &str, tells: bool) -> Self {
         let file = folder.join(format!("{name}.yaml"));
         fs::write(&file, config).expect("writable");
         let mut child = Command::new(env!("CARGO_BIN_EXE_suki-relay"))
@@ -63,7 +68,7 @@ impl Server {
             child,
             address: address("sender").expect("an address"),
             certificate: folder.join("tls.crt"),
-            admin: target.and(address("admin")),
+            admin: address("admin").filter(|_| tells),
         }
     }
 

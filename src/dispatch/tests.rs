@@ -412,6 +412,33 @@ async fn a_probe_is_alone_with_the_oldest_due_and_waiting_spends_no_attempt() {
 }
 
 #[tokio::test]
+async fn a_target_that_answers_again_is_not_buried_under_what_waited() {
+    let server = server(5).await;
+    server.status.store(503, SeqCst);
+    let rig = Rig::start(vec![target("ehr", &server.url, 8)], 5, &["ehr"]).await;
+    eventually("its breaker opens", async || rig.shown(BREAKER) > 0.5).await;
+    server.status.store(200, SeqCst);
+    server.most.store(0, SeqCst);
+    for n in 0..40 {
+        owe(&rig.spool, &format!("waits {n}"), &["ehr"]).await;
+    }
+    for at_once in [1, 2, 4, 8] {
+        server.gate.add_permits(1);
+        eventually("more go at once", async || {
+            server.waiting.load(SeqCst) == at_once
+        })
+        .await;
+        assert_eq!(server.most.load(SeqCst), at_once);
+    }
+    server.gate.add_permits(1000);
+    eventually("all the others arrive", async || {
+        rig.delivered("ehr").await == 40
+    })
+    .await;
+    assert_eq!(server.most.load(SeqCst), 8);
+}
+
+#[tokio::test]
 async fn definite_answers_are_no_failures_of_the_target() {
     let server = server(1000).await;
     server.status.store(422, SeqCst);

@@ -173,6 +173,53 @@ async fn a_disk_that_turns_read_only_ends_the_relay_and_no_200_is_false() {
     assert_eq!(target.count(), 0);
 }
 
+/// It exits with 74 and these words; once the disk is mended, one starts and delivers.
+async fn none_starts(setup: &Setup, disk: &SmallDisk, why: &str, mend: impl FnOnce()) {
+    let ended = disk.enter(&setup.command()).output().expect("it runs");
+    assert_eq!(ended.status.code(), Some(74), "{ended:?}");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains(why), "{said}");
+    mend();
+    let relay = setup.start_on(disk);
+    let answer = relay.sender().post(body(77)).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert!(relay.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_inodes_a_relay_goes_on_and_none_starts_in_silence() {
+    let target = Target::accepting().await;
+    let setup = Setup::new(&to(&target));
+    let disk = SmallDisk::at(&setup.path().join("spool"), "16m,nr_inodes=30");
+    let relay = setup.start_on(&disk);
+    disk.take_inodes();
+    for n in 0..30 {
+        let answer = relay.sender().post(body(n)).await.expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    eventually("all is delivered", async || delivered(&target).len() == 30).await;
+    probes_are_well(&relay).await;
+    assert!(relay.terminate().await.success());
+
+    // SQLite took its log away when it was closed: its inode is gone to the neighbour.
+    disk.give_inodes();
+    disk.take_inodes();
+    none_starts(&setup, &disk, "spool", || disk.give_inodes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_read_only_disk_none_starts_in_silence() {
+    let target = Target::accepting().await;
+    let setup = Setup::new(&to(&target));
+    let disk = SmallDisk::at(&setup.path().join("spool"), "16m");
+    assert!(setup.start_on(&disk).terminate().await.success());
+    disk.remount("ro");
+    none_starts(&setup, &disk, "Read-only file system", || {
+        disk.remount("rw");
+    })
+    .await;
+}
+
 /// Bytes of two bodies are overwritten, in the database of a stopped relay: a letter of one, whole pages
 /// of the other.
 #[tokio::test(flavor = "multi_thread")]

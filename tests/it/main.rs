@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod calls;
 mod commands;
 mod disk;
 mod encryption;
@@ -17,6 +18,7 @@ mod explain_kept;
 mod grpc;
 mod hostile;
 mod house;
+mod killloop;
 mod mutated;
 mod observe;
 mod operator;

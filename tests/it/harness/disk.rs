@@ -55,6 +55,31 @@ impl SmallDisk {
         fs::remove_file(self.neighbour()).expect("removed");
     }
 
+    /// Takes every inode that is left, as so many small files would.
+    pub fn take_inodes(&self) {
+        let folder = self.neighbour();
+        fs::create_dir(&folder).expect("a folder");
+        for n in 0.. {
+            if fs::File::create(folder.join(format!("{n}"))).is_err() {
+                return;
+            }
+        }
+    }
+
+    pub fn give_inodes(&self) {
+        fs::remove_dir_all(self.neighbour()).expect("removed");
+    }
+
+    /// Mounts it anew, `ro` or `rw`.
+    pub fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-o", &format!("remount,{how}")])
+            .arg(&self.folder);
+        let done = self.enter(&mount).status();
+        assert!(done.expect("mount runs").success(), "{how}");
+    }
+
     fn neighbour(&self) -> PathBuf {
         let holder = self.holder.0.id();
         PathBuf::from(format!("/proc/{holder}/root{}", self.folder.display())).join("neighbour")

@@ -109,6 +109,27 @@ impl Setup {
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 
+    /// Starts one that is halted before its first instruction, until `meanwhile` has been given its process id. `None` if
+    /// it then ends before it listens.
+    pub fn start_halted(&self, meanwhile: impl FnOnce(u32)) -> Option<Relay> {
+        let relay = self.command();
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"kill -STOP $$; exec "$0" "$@""#]);
+        command.arg(relay.get_program()).args(relay.get_args());
+        command.current_dir(self.path());
+        let mut relay = Relay::begin(command, self.path().join("tls.crt"));
+        let status = format!("/proc/{}/status", relay.pid());
+        while !std::fs::read_to_string(&status)
+            .expect("a process")
+            .contains("State:\tT")
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        meanwhile(relay.pid());
+        relay.signal("CONT");
+        relay.listens().then_some(relay)
+    }
+
     /// Starts a relay and waits until it listens.
     pub fn start(&self) -> Relay {
         Relay::spawn(self.command(), self.path().join("tls.crt"))
@@ -130,7 +151,14 @@ sources:
 ";
 
 impl Relay {
-    fn spawn(mut command: Command, certificate: PathBuf) -> Self {
+    fn spawn(command: Command, certificate: PathBuf) -> Self {
+        let mut relay = Self::begin(command, certificate);
+        relay.log_line("listening");
+        assert!(relay.listens());
+        relay
+    }
+
+    fn begin(mut command: Command, certificate: PathBuf) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
@@ -144,22 +172,49 @@ impl Relay {
             }
         });
         let unset = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut relay = Self {
+        Self {
             child,
             sender_address: unset,
             admin_address: unset,
             operator_address: unset,
             log,
             certificate,
-        };
-        let listening = relay.log_line("listening");
-        let address = |field: &str| listening[field].as_str().expect("an address").parse();
-        relay.sender_address = address("sender").expect("an address");
-        relay.admin_address = address("admin").expect("an address");
-        if listening["operator"].is_string() {
-            relay.operator_address = address("operator").expect("an address");
         }
-        relay
+    }
+
+    /// Waits until it does; false if it has ended before.
+    fn listens(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let listening = loop {
+            let mut lines = self.log().into_iter();
+            if let Some(line) = lines.find(|line| line["message"] == "listening") {
+                break line;
+            }
+            if self.has_ended() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "{:?}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let address = |field: &str| listening[field].as_str().expect("an address").parse();
+        self.sender_address = address("sender").expect("an address");
+        self.admin_address = address("admin").expect("an address");
+        if listening["operator"].is_string() {
+            self.operator_address = address("operator").expect("an address");
+        }
+        true
+    }
+
+    /// By a signal, or as one ends that cannot use its spool.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("a child");
+        let code = ended.and_then(|status| status.code());
+        assert!(
+            matches!(code, None | Some(74)),
+            "{code:?}: {:?}",
+            self.log()
+        );
+        ended.is_some()
     }
 
     /// Waits for a log line with this message.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -32,6 +33,15 @@ pub struct Target {
 impl Target {
     /// Answers the *n*-th request, from 0, with `status(n)`.
     pub async fn start(status: impl Fn(usize) -> u16 + Send + Sync + 'static) -> Self {
+        Self::after(Duration::ZERO, status).await
+    }
+
+    /// Takes everything, after this long.
+    pub async fn slow(wait: Duration) -> Self {
+        Self::after(wait, |_| 200).await
+    }
+
+    async fn after(wait: Duration, status: impl Fn(usize) -> u16 + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
@@ -44,7 +54,10 @@ impl Target {
                 let (kept, status) = (kept.clone(), status.clone());
                 let service = service_fn(move |request| {
                     let (kept, status) = (kept.clone(), status.clone());
-                    async move { Ok::<_, Infallible>(keep(request, &kept, &*status).await) }
+                    async move {
+                        tokio::time::sleep(wait).await;
+                        Ok::<_, Infallible>(keep(request, &kept, &*status).await)
+                    }
                 });
                 let stream = TokioIo::new(stream);
                 tokio::spawn(http1::Builder::new().serve_connection(stream, service));

@@ -270,7 +270,10 @@ const CATALOGUE: &[(&str, &[&str])] = &[
             "a_long_answer_is_read_past_and_its_status_counts",
         ],
     ),
-    ("G17", &["after_four_days_down_it_tries_before_it_gives_up"]),
+    (
+        "G17",
+        &["a_target_that_answers_again_is_not_buried_under_what_waited"],
+    ),
     (
         "G18",
         &["a_dead_and_a_silent_target_do_not_hold_back_another"],
@@ -281,7 +284,13 @@ const CATALOGUE: &[(&str, &[&str])] = &[
         "Q01",
         &["a_full_disk_refuses_delivers_what_it_holds_and_heals"],
     ),
-    ("Q02", &["a_spent_quota_is_a_full_disk_and_heals"]),
+    (
+        "Q02",
+        &[
+            "a_spent_quota_is_a_full_disk_and_heals",
+            "without_inodes_a_relay_goes_on_and_none_starts_in_silence",
+        ],
+    ),
     ("Q03", &["a_failed_sync_is_fatal_and_a_full_disk_is_not"]),
     (
         "Q04",
