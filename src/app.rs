@@ -28,6 +28,7 @@ use crate::dispatch::{self, Dispatcher, WorkerPanicked};
 use crate::ingress::{self, Ingress};
 use crate::secret::Secret;
 use crate::spool::{self, Spool, Store};
+use crate::trace::Tracer;
 
 use config_metrics::ConfigMetrics;
 pub use follow::{Environment, Follower, Version};
@@ -91,7 +92,11 @@ pub enum Failure {
 
 impl Relay {
     /// Starts everything and returns once notifications are accepted.
-    pub async fn start(config: Config, logging: Logging) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        logging: Logging,
+        tracer: Tracer,
+    ) -> Result<Self, StartError> {
         let registry = Registry::new();
         let config_metrics = ConfigMetrics::new(&registry, &config)?;
         let admin = Arc::new(Admin {
@@ -109,9 +114,9 @@ impl Relay {
         let ingress_metrics = Arc::new(ingress::Metrics::new(&registry)?);
         ingress_metrics.prepare(&config.routing);
         let routing = Arc::new(ArcSwap::from_pointee(config.routing));
-        let (dispatch_phase, phase) = watch::channel(dispatch::Phase::Running);
         let metrics = dispatch::Metrics::new(&registry)?;
-        let dispatcher = Dispatcher::start(spool.clone(), routing.clone(), metrics, phase, owed);
+        let (dispatch_phase, phase) = watch::channel(dispatch::Phase::Running);
+        let dispatcher = Dispatcher::start(&spool, &routing, metrics, tracer.clone(), phase, owed);
 
         let tls = Arc::new(ArcSwap::new(config.listen.tls.config));
         let state = reload::state_of(config.sha256, config.shown);
@@ -138,7 +143,8 @@ impl Relay {
             operator_token,
             state,
         };
-        let ingress = Ingress::new(routing, tls, spool, config.listen.limits, ingress_metrics);
+        let limits = config.listen.limits;
+        let ingress = Ingress::new(routing, tls, spool, limits, ingress_metrics, tracer);
         let (listener, sender_address) = bind("listen.address", config.listen.address).await?;
         let (ingress_drain, draining) = watch::channel(None);
         let listener = tokio::spawn(ingress::serve(listener, Arc::new(ingress), draining));

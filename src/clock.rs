@@ -1,10 +1,16 @@
 //! Wall-clock time as the relay keeps it: whole milliseconds since the Unix epoch.
 //!
-//! [`Timestamp::now`] is the one place that reads the wall clock; everything that decides takes a
-//! [`Timestamp`] as an argument. Arithmetic saturates: a clock that jumps never panics.
+//! [`wall`] is the one place that reads the wall clock; everything that decides takes a [`Timestamp`] as an
+//! argument. Arithmetic saturates: a clock that jumps never panics.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The wall clock, now, as finely as it goes: for what is told of times, not for what is decided by them.
+#[allow(clippy::disallowed_methods)] // the one place
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
 
 /// A moment, in milliseconds since the Unix epoch; negative before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,9 +18,8 @@ pub struct Timestamp(i64);
 
 impl Timestamp {
     /// The wall clock, now.
-    #[allow(clippy::disallowed_methods)] // the one place
     pub fn now() -> Self {
-        Self::from(SystemTime::now())
+        Self::from(wall())
     }
 
     pub const fn from_millis(millis: i64) -> Self {

@@ -83,7 +83,7 @@
 //! 5  admin  ingress  dispatch      probes and metrics · in · out
 //! 4  routing                       sources, routes, targets: one immutable value
 //! 3  spool  target                 what is kept · how one attempt is made
-//! 2  notification                  a verified request that may be kept
+//! 2  notification  trace           a verified request that may be kept · what is told of its way
 //! 1  verify  schema  retry         pure: signature, shape, waits
 //! 0  clock  name  secret           know nobody
 //! ```
@@ -101,6 +101,7 @@ pub mod schema;
 pub mod verify;
 
 pub mod notification;
+pub mod trace;
 
 pub mod spool;
 pub mod target;

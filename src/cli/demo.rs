@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::ingress::tls::self_signed;
 use crate::schema::EXAMPLES;
 use crate::secret::Secret;
+use crate::trace::Tracer;
 
 /// How long the last delivery may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +37,7 @@ pub(super) fn run(options: &log::Options) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let (mut targets, addresses) = Targets::start().await?;
         let config = config(folder.path(), addresses)?;
-        let mut relay = Relay::start(config, log.logging()).await?;
+        let mut relay = Relay::start(config, log.logging(), Tracer::default()).await?;
         println!(
             "suki-relay demo: the relay listens on https://{}",
             relay.sender_address()

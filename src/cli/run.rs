@@ -8,9 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{ConfigFile, Environment, Failure, check, log, runtime};
 use crate::app::{self, Follower, Relay, StartError};
 use crate::config::{Config, mounted_alone};
+use crate::trace::Tracer;
 
 /// How long threads that hang on a disk may hold up the end of the process.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
+/// How long a collector may: a polite end waits for the last spans to be taken.
+const SPANS_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -36,24 +39,42 @@ pub(super) fn run(
         );
     }
     let runtime = runtime()?;
+    let tracer = {
+        let _sender = runtime.enter();
+        tracer(environment)
+    };
     let ended = runtime.block_on(async {
         let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         let path = arguments.file.config.clone();
         let follower = Follower::new(path, environment, &config, hangups);
-        relay(config, follower, log.logging()).await
+        relay(config, follower, log.logging(), tracer.clone()).await
     });
+    if ended.is_ok() {
+        tracer.end(SPANS_WAIT);
+    }
     runtime.shutdown_timeout(THREADS_WAIT);
     ended
+}
+
+/// Traces are for looking on: without them the relay works.
+fn tracer(environment: Environment<'_>) -> Tracer {
+    Tracer::from_environment(&environment).unwrap_or_else(|error| {
+        tracing::warn!("no traces are exported: {error}");
+        Tracer::default()
+    })
 }
 
 async fn relay(
     config: Config,
     mut follower: Follower,
     logging: app::Logging,
+    tracer: Tracer,
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut relay = Relay::start(config, logging).await.map_err(start_failure)?;
+    let mut relay = Relay::start(config, logging, tracer)
+        .await
+        .map_err(start_failure)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::notification::Id;
 use crate::spool::{DeliveryKey, Due};
 use crate::target::{Outcome, Parcel, Reason, Target};
+use crate::trace::Span;
 
 /// As many as its owner begins; dropping it abandons them.
 #[derive(Default)]
@@ -36,6 +37,7 @@ pub struct Attempt {
     pub began_at: Timestamp,
     began: Instant,
     pub ticket: Ticket,
+    pub span: Span,
     pub target: Arc<Target>,
 }
 
@@ -44,7 +46,7 @@ impl Attempts {
         self.under_way.len()
     }
 
-    pub fn begin(&mut self, due: Due, target: Arc<Target>, ticket: Ticket) {
+    pub fn begin(&mut self, due: Due, target: Arc<Target>, ticket: Ticket, span: Span) {
         let record = due.record;
         let number = due.attempts.saturating_add(1);
         let attempt = Attempt {
@@ -58,6 +60,7 @@ impl Attempts {
             began_at: Timestamp::now(),
             began: Instant::now(),
             ticket,
+            span,
             target: target.clone(),
         };
         let task = self.tasks.spawn(async move {
@@ -65,6 +68,7 @@ impl Attempts {
                 record: &record,
                 attempt: number,
                 replay: due.replay,
+                span,
             };
             target.attempt(parcel).await
         });

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use crate::name::Name;
 use crate::routing::Routing;
 use crate::spool::Spool;
+use crate::trace::Tracer;
 pub use metrics::Metrics;
 use worker::TargetWorker;
 
@@ -58,6 +59,7 @@ struct House {
     spool: Spool,
     routing: Arc<ArcSwap<Routing>>,
     metrics: Metrics,
+    tracer: Tracer,
     phase: watch::Receiver<Phase>,
 }
 
@@ -69,16 +71,18 @@ pub struct WorkerPanicked;
 impl Dispatcher {
     /// Starts a worker for each target of the routing, and for each name that is owed something.
     pub fn start(
-        spool: Spool,
-        routing: Arc<ArcSwap<Routing>>,
+        spool: &Spool,
+        routing: &Arc<ArcSwap<Routing>>,
         metrics: Metrics,
+        tracer: Tracer,
         phase: watch::Receiver<Phase>,
         owed: impl IntoIterator<Item = Name>,
     ) -> Self {
         let house = House {
-            spool,
-            routing,
+            spool: spool.clone(),
+            routing: routing.clone(),
             metrics,
+            tracer,
             phase,
         };
         let mut dispatcher = Self {

@@ -28,6 +28,7 @@ use crate::secret::Secret;
 use crate::spool::{self, DeliveryKey, Due, Kept, Spool, Submission, TargetCounts, Verdict};
 use crate::target::http::Options;
 use crate::target::{Breaker, Policy, Target};
+use crate::trace::Tracer;
 use crate::verify::{self, Keyring, Signed};
 
 pub fn name(text: &str) -> Name {
@@ -103,7 +104,8 @@ impl Rig {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let owed = owed_to.iter().copied().map(name);
-        let dispatcher = Dispatcher::start(spool.clone(), routing.clone(), metrics, watched, owed);
+        let dispatcher =
+            Dispatcher::start(&spool, &routing, metrics, Tracer::default(), watched, owed);
         Self {
             spool,
             routing,

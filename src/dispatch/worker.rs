@@ -26,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::spool::DuePage;
 use crate::target::{Outcome, Target};
+use crate::trace;
 use settling::Durable;
 
 /// How long to wait after a read of the spool that failed.
@@ -255,7 +256,8 @@ impl TargetWorker {
                         self.settle_unanswered(&due.key);
                     }
                     let ticket = self.breaker.begin();
-                    self.attempts.begin(due, target.clone(), ticket);
+                    let span = self.house.tracer.attempt(due.record.id.as_bytes());
+                    self.attempts.begin(due, target.clone(), ticket, span);
                     self.metrics.in_flight.inc();
                 }
                 None => return,
@@ -276,6 +278,15 @@ impl TargetWorker {
             duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "attempt ended"
         );
+        let told = trace::Attempt {
+            notification: attempt.id.as_bytes(),
+            target: &self.name,
+            number: attempt.number,
+            outcome: outcome.label(),
+            delivered: outcome == Outcome::Delivered,
+            took,
+        };
+        self.house.tracer.attempt_ended(attempt.span, &told);
         self.tell_breaker(&attempt, outcome);
         let draining = self.phase() != Phase::Running;
         if is_deferred(outcome, draining, attempt.target.is_loopback()) {

@@ -51,7 +51,8 @@ use tracing::debug;
 use crate::clock::Timestamp;
 use crate::notification::Notification;
 use crate::routing::{self, Judged, Routing, Source};
-use crate::spool::{Kept, Spool, UnverifiedRequest};
+use crate::spool::{Kept, Spool, Submission, UnverifiedRequest};
+use crate::trace::{self, Tracer};
 use crate::verify::{Signed, Unverified};
 
 use self::apart::Apart;
@@ -95,6 +96,7 @@ pub struct Ingress {
     spool: Spool,
     limits: Limits,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     bodies: body::Budget,
     apart: Apart,
 }
@@ -112,6 +114,7 @@ impl Ingress {
         spool: Spool,
         limits: Limits,
         metrics: Arc<Metrics>,
+        tracer: Tracer,
     ) -> Self {
         let bodies = body::Budget::new(limits.bodies_in_flight_bytes);
         Self {
@@ -120,6 +123,7 @@ impl Ingress {
             spool,
             limits,
             metrics,
+            tracer,
             bodies,
             apart: Apart::new(),
         }
@@ -161,6 +165,7 @@ impl Ingress {
     where
         B: Body<Data = Bytes> + Unpin,
     {
+        let begun = self.tracer.moment();
         let source = source.ok_or(Rejection::NotFound)?;
         if head.method != Method::POST {
             return Err(Rejection::Method);
@@ -191,7 +196,13 @@ impl Ingress {
         }
         series.matched(&judged.submission.notification.secret);
         self.metrics.route_errors(&judged.route_errors);
-        let promise = self.keep(judged, deadline).await?;
+        let about = about(&judged.submission);
+        let receipt = self.tracer.committing(begun, &head.headers, &about);
+        let kept = self.keep(judged, deadline).await;
+        if let Some(receipt) = receipt {
+            receipt.ended(ended(kept));
+        }
+        let promise = kept?;
         if promise.tally == Tally::Accepted {
             series.accepted_at(Timestamp::now());
         }
@@ -278,6 +289,24 @@ fn judge(
         head::content_type(headers),
     );
     Ok(routing::judge(routing, source, headers, notification))
+}
+
+fn about(submission: &Submission) -> trace::About<'_> {
+    trace::About {
+        notification: submission.notification.id.as_bytes(),
+        source: &submission.notification.source,
+        body_bytes: submission.notification.body.len(),
+        deliveries: submission.targets.len(),
+    }
+}
+
+fn ended(kept: Result<Promise, Rejection>) -> trace::Ended {
+    let tally = kept.map_or_else(Rejection::tally, |promise| promise.tally);
+    trace::Ended {
+        result: tally.as_str(),
+        promised: kept.is_ok(),
+        repeated: tally == Tally::Duplicate,
+    }
 }
 
 /// Runs a future and turns a panic in it into a value.

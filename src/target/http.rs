@@ -249,10 +249,9 @@ pub(super) fn headers(prepared: &HeaderMap, parcel: Parcel<'_>) -> HeaderMap {
         record,
         attempt,
         replay,
+        span,
     } = parcel;
     let id = record.id.to_string();
-    // A trace for each notification, the same on every attempt; a span for each attempt.
-    let span = fastrand::u64(1..);
     let mut headers = prepared.clone();
     // All of these came out of headers, or are made of digits and names: none can fail to be one.
     let mut set = |name: HeaderName, text: &str| {
@@ -270,7 +269,7 @@ pub(super) fn headers(prepared: &HeaderMap, parcel: Parcel<'_>) -> HeaderMap {
     set(SOURCE, record.source.as_str());
     set(ATTEMPT, &attempt.to_string());
     set(RECEIVED_AT, &record.received_at.to_string());
-    set(TRACEPARENT, &format!("00-{id}-{span:016x}-01"));
+    set(TRACEPARENT, &span.traceparent(record.id.as_bytes()));
     if replay {
         set(REPLAY, "1");
     }

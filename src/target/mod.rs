@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::name::Name;
 use crate::notification::Record;
 use crate::retry;
+use crate::trace::Span;
 pub use connect::client_config;
 pub use outcome::{Outcome, Reason};
 
@@ -64,6 +65,7 @@ pub struct Parcel<'a> {
     pub attempt: u32,
     /// Sent again at an operator's wish.
     pub replay: bool,
+    pub span: Span,
 }
 
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use super::http::{BuildError, Options, Tls};
 use super::*;
 use crate::dispatch::tests::{due, name, policy};
 use crate::secret::Secret;
+use crate::trace::Tracer;
 
 /// One request as it came over the wire.
 struct Seen {
@@ -133,6 +134,7 @@ async fn attempt(target: &Target) -> Outcome {
             record: &record,
             attempt: 1,
             replay: false,
+            span: Tracer::default().attempt(record.id.as_bytes()),
         })
         .await
 }
@@ -163,6 +165,7 @@ async fn a_target_receives_the_exact_bytes_and_the_contracts_headers_and_no_othe
             record: &record,
             attempt: number,
             replay,
+            span: Tracer::default().attempt(record.id.as_bytes()),
         };
         assert_eq!(target.attempt(parcel).await, Outcome::Delivered);
         let Seen {
@@ -220,6 +223,7 @@ async fn a_record_without_content_type_is_sent_without_one() {
         record: &record,
         attempt: 1,
         replay: false,
+        span: Tracer::default().attempt(record.id.as_bytes()),
     };
     assert_eq!(
         target(&url, policy()).attempt(parcel).await,

@@ -8,7 +8,7 @@ use std::process::Command;
 const FLOORS: [&[&str]; 10] = [
     &["clock", "name", "secret"],
     &["retry", "schema", "verify"],
-    &["notification"],
+    &["notification", "trace"],
     &["spool", "target"],
     &["routing"],
     &["admin", "dispatch", "ingress"],
@@ -85,7 +85,7 @@ fn every_test_named_by_a_promise_exists() {
 }
 
 #[test]
-fn ring_is_not_in_the_house() {
+fn no_second_cryptography_is_in_the_house() {
     let output = Command::new(env!("CARGO"))
         .args([
             "tree",
@@ -105,10 +105,16 @@ fn ring_is_not_in_the_house() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(
-        !tree.lines().any(|line| line.starts_with("ring v")),
-        "ring came in"
-    );
+    for unwanted in ["ring v", "openssl v", "openssl-sys v", "native-tls v"] {
+        let found = tree.lines().find(|line| line.starts_with(unwanted));
+        assert_eq!(found, None);
+    }
+}
+
+#[test]
+fn no_code_of_ours_may_be_unsafe() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("readable");
+    assert!(manifest.contains("[lints.rust]\nunsafe_code = \"forbid\"\n"));
 }
 
 /// The text of every Rust file of the program and its tests.

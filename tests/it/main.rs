@@ -32,4 +32,5 @@ mod shared;
 mod spool_commands;
 mod syncs;
 mod targets;
+mod traces;
 mod whole;

@@ -36,6 +36,7 @@ use crate::routing::{Expression, OnInvalid, Route, Routing, Source};
 use crate::schema::{Schema, UnknownStatus};
 use crate::secret::Secret;
 use crate::spool::{self, Spool};
+use crate::trace::Tracer;
 use crate::verify::{self, Keyring};
 
 pub const SUCCESS: &str = r#"{"encounter_id":"4d753ce1-bbff-43e1-950a-82dea2d86873","session_id":"a953839a-ddcd-407d-b9b0-3ed4b6be4be2","status":"success"}"#;
@@ -157,6 +158,7 @@ impl Relay {
             spool.clone(),
             limits,
             metrics,
+            Tracer::default(),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

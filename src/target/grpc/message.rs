@@ -62,6 +62,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::dispatch::tests::due;
+    use crate::trace::Tracer;
 
     #[test]
     fn the_message_is_the_one_of_the_proto_file() {
@@ -78,6 +79,7 @@ mod tests {
             record: &record,
             attempt: 3,
             replay: false,
+            span: Tracer::default().attempt(record.id.as_bytes()),
         };
         let bytes = DeliverRequest::from(parcel).encode_to_vec();
         let read = DynamicMessage::decode(method.input(), bytes.as_slice()).unwrap();

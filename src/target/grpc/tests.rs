@@ -19,6 +19,7 @@ use crate::secret::Secret;
 use crate::target::Target;
 use crate::target::http::Tls;
 use crate::target::tests::{Authority, acceptor};
+use crate::trace::Tracer;
 
 /// One call as it came over the wire.
 struct Seen {
@@ -169,6 +170,7 @@ async fn attempt(target: &Target) -> Outcome {
         record: &record,
         attempt: 3,
         replay: false,
+        span: Tracer::default().attempt(record.id.as_bytes()),
     };
     target.attempt(parcel).await
 }
@@ -442,6 +444,7 @@ async fn a_method_of_the_users_own_gets_its_message_and_what_does_not_fit_is_nev
         record: &record,
         attempt: 1,
         replay: false,
+        span: Tracer::default().attempt(record.id.as_bytes()),
     };
     let reason = Reason::Misfit;
     assert_eq!(target.attempt(parcel).await, Outcome::GiveUp { reason });

@@ -130,6 +130,11 @@ impl Setup {
         relay.listens().then_some(relay)
     }
 
+    /// Starts what [`Self::command`] made, once it is as wanted.
+    pub fn spawn(&self, command: Command) -> Relay {
+        Relay::spawn(command, self.path().join("tls.crt"))
+    }
+
     /// Starts a relay and waits until it listens.
     pub fn start(&self) -> Relay {
         Relay::spawn(self.command(), self.path().join("tls.crt"))
