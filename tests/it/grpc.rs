@@ -1,18 +1,21 @@
 //! gRPC targets: the whole way, from a sender's POST to a server that we did not write.
 
+mod answers;
+mod reach;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use crate::harness::{Killed, Setup};
+use crate::harness::{Killed, Relay, Setup, eventually};
 
 const BODY: &str = r#"{"status": "success", "session_id": "s", "encounter_id": "e"}"#;
 
-/// A server process; its port comes at the end of its first line.
+/// A server process; its port is the last number of its first line.
 struct Server {
-    _process: Killed,
+    process: Killed,
     lines: Receiver<String>,
     port: u16,
 }
@@ -29,14 +32,27 @@ impl Server {
             }
         });
         let mut server = Self {
-            _process: Killed(process),
+            process: Killed(process),
             lines,
             port: 0,
         };
         let first = server.line();
-        let digits = first.rsplit(|c: char| !c.is_ascii_digit()).next();
-        server.port = digits.and_then(|d| d.parse().ok()).expect("a port");
+        let mut numbers = first.rsplit(|c: char| !c.is_ascii_digit());
+        server.port = numbers.find_map(|n| n.parse().ok()).expect("a port");
         server
+    }
+
+    /// One in Python.
+    fn python(arguments: &[&str]) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new(root.join("tests/python"));
+        command.arg("-u").args(arguments);
+        Self::start(command)
+    }
+
+    /// One of `grpc/answers.py`: what it does is in each body.
+    fn answers(arguments: &[&str]) -> Self {
+        Self::python(&[&["tests/it/grpc/answers.py"], arguments].concat())
     }
 
     /// The environment of the Python tests may have to be made first.
@@ -46,23 +62,51 @@ impl Server {
     }
 
     fn target(&self) -> String {
-        format!(
-            "
-targets: [{{ name: audit, grpc: {{ url: 'http://127.0.0.1:{}' }}, retry: {{ initial: 10ms }} }}]
-routes: [{{ name: all, to: [audit] }}]
-",
-            self.port
-        )
+        target(&format!("url: 'http://127.0.0.1:{}'", self.port), "")
     }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+}
+
+/// All goes to one target, with these keys in its `grpc` and beside it.
+fn target(grpc: &str, rest: &str) -> String {
+    format!(
+        "
+targets: [{{ name: audit, grpc: {{ {grpc} }}, retry: {{ initial: 10ms, max: 100ms }}{rest} }}]
+routes: [{{ name: all, to: [audit] }}]
+"
+    )
+}
+
+/// Posts one that asks for this answer.
+async fn post(relay: &Relay, session: &str, answer: &str) {
+    let body = format!(r#"{{"status":"success","session_id":"{session}","answer":{answer}}}"#);
+    let answer = relay.sender().post(body).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// How often attempts had this outcome.
+async fn attempts(relay: &Relay, outcome: &str) -> f64 {
+    let series = format!("suki_relay_attempts_total{{outcome=\"{outcome}\",target=\"audit\"}}");
+    relay.metric(&series).await
+}
+
+async fn delivered(relay: &Relay, count: usize) {
+    let series = "suki_relay_deliveries_total{result=\"delivered\",target=\"audit\"}";
+    eventually(&format!("{count} delivered"), async || {
+        (relay.metric(series).await - count as f64).abs() < 0.1
+    })
+    .await;
 }
 
 /// grpcio's server: a reading of gRPC and of our proto file that is not ours.
 #[tokio::test]
 async fn the_example_server_in_python_receives_what_was_posted() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tests/python"));
-    command.args(["proto/examples/server.py", "127.0.0.1:0"]);
-    let server = Server::start(command);
+    let server = Server::python(&["proto/examples/server.py", "127.0.0.1:0"]);
     let setup = Setup::new(&server.target());
     let relay = setup.start();
     let answer = relay.sender().post(BODY).await.expect("an answer");

@@ -135,6 +135,17 @@ impl Setup {
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 
+    /// Starts one that looks names up in this file, which may change.
+    pub fn start_with_hosts(&self, hosts: &Path) -> Relay {
+        const WITH: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        let relay = self.command();
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", WITH]);
+        command.arg(hosts).arg(relay.get_program());
+        command.args(relay.get_args()).current_dir(self.path());
+        Relay::spawn(command, self.path().join("tls.crt"))
+    }
+
     /// Starts a relay and waits until it listens.
     pub fn start(&self) -> Relay {
         Relay::spawn(self.command(), self.path().join("tls.crt"))

@@ -1,0 +1,54 @@
+"""A gRPC target that answers a notification's first attempt as its body asks, and takes any further one.
+
+    answers.py ADDRESS [CERTIFICATE KEY CLIENT_CA]
+
+The body's `answer` may have `code`, a status; `bytes`, how long a message comes before it (without: none, the status
+comes with the head); and `late`: no answer until the caller has gone. Each call is told by a line.
+"""
+
+import json
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import grpc
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "proto"))
+messages = grpc.protos("suki/relay/v1/notification_sink.proto")
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def deliver(request, context):
+    body = json.loads(request.body)
+    print(f"{body['session_id']} attempt={request.attempt}", flush=True)
+    answer = body.get("answer", {}) if request.attempt == 1 else {}
+    if answer.get("late"):
+        gone = Event()
+        if context.add_callback(gone.set):
+            gone.wait()
+    code = CODES[answer.get("code", 0)]
+    if code is not grpc.StatusCode.OK and "bytes" not in answer:
+        context.abort(code, "as asked")
+    context.set_code(code)
+    return bytes(answer.get("bytes", 0))
+
+
+def listen(address, certificate=None, key=None, client_ca=None):
+    if certificate is None:
+        return server.add_insecure_port(address)
+    read = [Path(file).read_bytes() for file in (key, certificate, client_ca)]
+    return server.add_secure_port(address, grpc.ssl_server_credentials([read[:2]], read[2], require_client_auth=True))
+
+
+server = grpc.server(ThreadPoolExecutor())
+handler = grpc.unary_unary_rpc_method_handler(deliver, messages.DeliverRequest.FromString)
+server.add_generic_rpc_handlers(
+    [grpc.method_handlers_generic_handler("suki.relay.v1.NotificationSink", {"Deliver": handler})]
+)
+port = listen(*sys.argv[1:])
+server.start()
+signal.signal(signal.SIGTERM, lambda *_: server.stop(None))
+print(f"listening on port {port}", flush=True)
+server.wait_for_termination()
