@@ -81,8 +81,12 @@ impl SmallDisk {
     }
 
     fn neighbour(&self) -> PathBuf {
+        self.inside().join("neighbour")
+    }
+
+    fn inside(&self) -> PathBuf {
         let holder = self.holder.0.id();
-        PathBuf::from(format!("/proc/{holder}/root{}", self.folder.display())).join("neighbour")
+        PathBuf::from(format!("/proc/{holder}/root{}", self.folder.display()))
     }
 }
 

@@ -146,6 +146,12 @@ impl Setup {
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 
+    /// Starts one by this command, which leads to [`Setup::command`].
+    pub fn start_by(&self, mut command: Command) -> Relay {
+        command.current_dir(self.path());
+        Relay::spawn(command, self.path().join("tls.crt"))
+    }
+
     /// Starts a relay and waits until it listens.
     pub fn start(&self) -> Relay {
         Relay::spawn(self.command(), self.path().join("tls.crt"))

@@ -42,7 +42,7 @@ fn request(stream: u32, flags: u8, more: &[(&str, &str)]) -> Vec<u8> {
 }
 
 async fn hold(rows: Vec<Row>) {
-    let siege = Siege::begin("").await;
+    let mut siege = Siege::begin("").await;
     let mut wrong = Vec::new();
     for (number, row) in rows.into_iter().enumerate() {
         let tls = siege.connect(b"h2").await;
@@ -60,6 +60,8 @@ async fn hold(rows: Vec<Row>) {
                 row.id, row.taken
             ));
         }
+        drop((read, write));
+        siege.goes_on(row.id).await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     siege.lift(BTreeSet::new()).await;

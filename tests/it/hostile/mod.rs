@@ -1,13 +1,18 @@
 //! A hostile outside: each row of the catalogue of bad inputs, over real sockets, against the running relay.
 //!
-//! After each group of rows the process lives, its memory and descriptors are back where they were, a good
-//! notification on a new connection is answered 200, and the target has what was answered 200 and no more.
+//! After each row the process lives, its memory and descriptors are back where they were, and a good
+//! notification on a new connection is answered 200; after each group of rows, the target has what was
+//! answered 200 and no more.
 
 mod catalogue;
+mod clients;
+mod clocks;
 mod frames;
 mod http1;
 mod http2;
 mod json;
+mod names;
+mod scarcity;
 mod siege;
 mod signature;
 mod tls;
@@ -84,7 +89,7 @@ fn whole(fields: &str, body: &[u8]) -> Vec<u8> {
 /// Sends every row, and holds each to its answers; then looks whether the relay is as it was.
 async fn hold(config: &str, rows: Vec<Row>) {
     assert!(!rows.is_empty());
-    let siege = Siege::begin(config).await;
+    let mut siege = Siege::begin(config).await;
     let (mut owed, mut wrong) = (BTreeSet::new(), Vec::new());
     for row in rows {
         let (begun, answers) = (row.bytes.len().min(300), siege.exchange(&row.bytes).await);
@@ -96,6 +101,7 @@ async fn hold(config: &str, rows: Vec<Row>) {
             ));
         }
         owed.extend(row.owed);
+        siege.goes_on(row.id).await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     siege.lift(owed).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{descriptors, fresh, resident_kib};
+use super::{descriptors, fresh, resident_kib, whole};
 use crate::harness::{Relay, Setup, Target, eventually};
 
 /// Ends at all, on a loaded machine.
@@ -64,7 +64,11 @@ impl Siege {
     /// Sends bytes on a connection of their own, ends the sending side, and reads statuses to the end.
     pub async fn exchange(&self, bytes: &[u8]) -> Vec<u16> {
         let mut tls = self.connect(b"http/1.1").await;
-        let (mut read, mut write) = tokio::io::split(&mut tls);
+        Self::exchange_on(&mut tls, bytes).await
+    }
+
+    pub async fn exchange_on(tls: &mut TlsStream<TcpStream>, bytes: &[u8]) -> Vec<u16> {
+        let (mut read, mut write) = tokio::io::split(tls);
         let sending = async {
             // The relay may have said all it has to say before it was sent everything.
             let _ = write.write_all(bytes).await;
@@ -89,25 +93,53 @@ impl Siege {
             .expect("connects")
     }
 
+    /// Shows the certificate `client.crt`, if the setup has one.
     pub fn client(&self, alpn: &[u8]) -> ClientConfig {
+        let file = self.setup.path().join("client.crt");
+        self.client_with(file.exists().then_some("client"), alpn)
+    }
+
+    /// Shows the certificate of this name.
+    pub fn client_with(&self, identity: Option<&str>, alpn: &[u8]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         let file = self.setup.path().join("tls.crt");
         for certificate in CertificateDer::pem_file_iter(file).expect("a file") {
             roots.add(certificate.expect("one")).expect("a root");
         }
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let mut config = ClientConfig::builder_with_provider(provider.into())
+        let config = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some(name) => {
+                let file = |end: &str| self.setup.path().join(format!("{name}.{end}"));
+                let chain = CertificateDer::pem_file_iter(file("crt")).expect("a file");
+                let chain = chain.map(|one| one.expect("a certificate")).collect();
+                let key = PrivateKeyDer::from_pem_file(file("key")).expect("a key");
+                config.with_client_auth_cert(chain, key).expect("a pair")
+            }
+        };
         config.alpn_protocols = vec![alpn.into()];
         config
     }
 
+    /// The process lives, holds what it held before, and a good notification on a new connection gets 200.
+    pub async fn goes_on(&mut self, after: &str) {
+        self.post_a_good_one().await;
+        let pid = self.relay.pid();
+        eventually("its descriptors are free again", async || {
+            descriptors(pid) <= self.descriptors + DESCRIPTORS
+        })
+        .await;
+        let kept = resident_kib(pid).saturating_sub(self.resident_kib);
+        assert!(kept < MEMORY_KIB, "{kept} KiB more than before {after}");
+    }
+
     /// All is as it was, and the target has what it is owed and nothing else.
     pub async fn lift(mut self, mut owed: BTreeSet<Vec<u8>>) {
-        self.post_a_good_one().await;
+        self.goes_on("all of it").await;
         owed.append(&mut self.good);
         eventually("everything owed arrives", async || {
             self.delivered().is_superset(&owed)
@@ -115,13 +147,6 @@ impl Siege {
         .await;
         let stray: Vec<_> = self.delivered().difference(&owed).cloned().collect();
         assert!(stray.is_empty(), "nobody signed this: {stray:?}");
-        let pid = self.relay.pid();
-        eventually("its descriptors are free again", async || {
-            descriptors(pid) <= self.descriptors + DESCRIPTORS
-        })
-        .await;
-        let kept = resident_kib(pid).saturating_sub(self.resident_kib);
-        assert!(kept < MEMORY_KIB, "{kept} KiB more than before");
     }
 
     fn delivered(&self) -> BTreeSet<Vec<u8>> {
@@ -132,8 +157,8 @@ impl Siege {
     /// On a connection of its own.
     async fn post_a_good_one(&mut self) {
         let body = fresh();
-        let answer = self.relay.sender().post(body.clone()).await;
-        assert_eq!(answer.expect("an answer").status, 200);
+        let statuses = self.exchange(&whole("", body.as_bytes())).await;
+        assert_eq!(statuses, [200]);
         self.good.insert(body.into_bytes());
     }
 }
