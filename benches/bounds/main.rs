@@ -1,10 +1,20 @@
 //! That nothing is unbounded, measured: each row has a figure and what it may be at most.
 //!
-//! `cargo bench --bench bounds [-- PART…]` runs all parts, or those named: `judge`.
+//! `cargo bench --bench bounds [-- PART…]` runs all parts, or those named: `judge`, `flood`, `bodies`.
 
 #![allow(clippy::expect_used)] // a failed measurement has nobody to recover for
 
+mod bodies;
+mod flood;
 mod judge;
+
+// Another bench's parts; not all of them are for this one.
+#[allow(dead_code)]
+#[path = "../load/client.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "../load/process.rs"]
+mod process;
 
 const SECRET: &str = "whsec-bench-partner-secret-0001";
 
@@ -25,7 +35,11 @@ impl Row {
 }
 
 fn main() {
-    let parts: [(&str, Measure); 1] = [("judge", judge::measure)];
+    let parts: [(&str, Measure); 3] = [
+        ("judge", judge::measure),
+        ("flood", flood::measure),
+        ("bodies", bodies::measure),
+    ];
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))

@@ -15,6 +15,7 @@ mod bare;
 #[allow(dead_code)] // `once` is the other bench's
 mod client;
 mod disk;
+#[allow(dead_code)] // `peak_mib` is another bench's
 mod process;
 
 use std::fs;

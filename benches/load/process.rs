@@ -106,17 +106,21 @@ impl Server {
     }
 
     pub fn resident_mib(&self) -> f64 {
+        self.status_mib("VmRSS:")
+    }
+
+    /// The most that was ever resident.
+    pub fn peak_mib(&self) -> f64 {
+        self.status_mib("VmHWM:")
+    }
+
+    fn status_mib(&self, field: &str) -> f64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("alive");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("VmRSS");
-        line.trim()
-            .trim_end_matches(" kB")
-            .parse::<f64>()
-            .expect("a number")
-            / 1024.0
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.expect("a line of that field");
+        let kib = line.trim().trim_end_matches(" kB").parse::<f64>();
+        kib.expect("a number") / 1024.0
     }
 
     /// Until nothing is owed any more; at once for a server that owes nothing.

@@ -246,6 +246,11 @@ async fn what_is_quarantined_is_released_by_the_routes_of_now_or_by_force() {
     eventually("it is delivered as it came", async || target.count() == 2).await;
     assert_eq!(target.requests()[1].body, "{}");
     assert_eq!(release(force).await, done(0, 0));
+    let logged = |line: &Value| line["what"] == "released" && line["done"] == 1;
+    eventually("both releases are logged", async || {
+        relay.log().iter().filter(|line| logged(line)).count() == 2
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,8 @@
 //! Rows J01 to J11: JSON and its shape, all signed well.
 
+use std::collections::BTreeSet;
+
+use super::siege::Siege;
 use super::{Row, fresh, hold, whole};
 
 /// A notification with one field more.
@@ -134,4 +137,49 @@ async fn a_link_is_never_followed() {
         .expect("a listener")
         .accept()
         .expect_err("nobody came");
+}
+
+/// Each as the value of a field: what is JSON stays JSON, and what is none stays none.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cases_of_the_json_test_suite_are_told_apart() {
+    let cases = include_str!("json-cases.txt");
+    let cases = cases.lines().filter(|line| !line.starts_with('#'));
+    let siege = Siege::begin("").await;
+    let sender = siege.relay.sender();
+    let (mut owed, mut wrong, mut count) = (BTreeSet::new(), Vec::new(), 0);
+    for case in cases {
+        let (name, value) = case.split_once('\t').expect("a name and its bytes");
+        let open = fresh();
+        let open = format!("{},\"x\":", &open[..open.len() - 1]);
+        let body = [open.as_bytes(), &unescaped(value), b"}"].concat();
+        let status = sender.post(body.clone()).await.map(|answer| answer.status);
+        match (&name[..2], status) {
+            ("y_" | "i_", Some(200)) => {
+                owed.insert(body);
+            }
+            ("n_" | "i_", Some(400)) => {}
+            _ => wrong.push(format!("{name}: {status:?}")),
+        }
+        count += 1;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(count, 317, "95 that are, 187 that are not, 35 that may be");
+    siege.lift(owed).await;
+}
+
+/// `\xNN` is a byte, and `\\` one backslash.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text);
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend(before.bytes());
+        rest = if let Some(hex) = after.strip_prefix('x') {
+            bytes.push(u8::from_str_radix(&hex[..2], 16).expect("two digits"));
+            &hex[2..]
+        } else {
+            bytes.push(b'\\');
+            after.strip_prefix('\\').expect("another one")
+        };
+    }
+    bytes.extend(rest.bytes());
+    bytes
 }

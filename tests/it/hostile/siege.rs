@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{descriptors, fresh, resident_kib, whole};
-use crate::harness::{Relay, Setup, Target, eventually};
+use super::{CANARY, descriptors, fresh, resident_kib, whole};
+use crate::harness::{Relay, SECRET, Setup, Target, eventually};
 
 /// Ends at all, on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -46,7 +46,7 @@ impl Siege {
             target.url()
         );
         let setup = setup(&rest);
-        let relay = setup.start();
+        let relay = setup.start_at("trace");
         let mut siege = Self {
             setup,
             relay,
@@ -147,6 +147,20 @@ impl Siege {
         .await;
         let stray: Vec<_> = self.delivered().difference(&owed).cloned().collect();
         assert!(stray.is_empty(), "nobody signed this: {stray:?}");
+        self.told_nobody().await;
+    }
+
+    /// No log line, at any level, and no metric has anything of what was sent.
+    async fn told_nobody(&self) {
+        let log = self.relay.log();
+        assert!(log.iter().any(|line| line["level"] == "DEBUG"));
+        let (_, metrics) = self.relay.admin("/metrics").await;
+        let log = log.iter().map(ToString::to_string);
+        for line in log.chain(metrics.lines().map(str::to_owned)) {
+            for canary in [CANARY, SECRET] {
+                assert!(!line.contains(canary), "{line}");
+            }
+        }
     }
 
     fn delivered(&self) -> BTreeSet<Vec<u8>> {
