@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 
+import chart
 import live
 import pytest
 import yaml
@@ -126,3 +127,12 @@ def test_each_expression_asks_for_what_a_relay_exports(relay):
     live.check_selectors([rule["expr"] for rule in RULES], relay.metrics())
 
 
+
+
+def test_the_chart_brings_them_as_they_are():
+    rendered = chart.one(chart.objects(chart.values("monitoring")), "PrometheusRule")
+    rules = [rule for group in rendered["spec"]["groups"] for rule in group["rules"]]
+    without = chart.values("monitoring")["metrics"]["prometheusRule"].get("without", [])
+    for ours, theirs in zip([rule for rule in RULES if rule["alert"] not in without], rules, strict=True):
+        assert theirs["labels"].items() >= ours["labels"].items()
+        assert theirs | {"labels": {}} == ours | {"labels": {}}
