@@ -38,11 +38,15 @@ def values(name, more=None):
     return merged(yaml.safe_load((CHART / "ci" / f"{name}.yaml").read_text()), more or {})
 
 
+@functools.cache
+def loaded(path):
+    return helm_python.Chart.load(path)
+
+
 def texts(values, path=CHART):
     """What each template renders. Raises helm_python.HelmError, as `helm install` would fail."""
-    with helm_python.Chart.load(path) as chart:
-        chart.validate_schema(values)
-        return chart.render(values, name=RELEASE, namespace=NAMESPACE)
+    loaded(path).validate_schema(values)
+    return loaded(path).render(values, name=RELEASE, namespace=NAMESPACE)
 
 
 def objects(values, path=CHART):

@@ -4,7 +4,6 @@ import json
 import re
 import tomllib
 
-import helm_python
 import jsonschema
 import pytest
 import yaml
@@ -107,11 +106,11 @@ def test_a_parent_chart_gets_the_same_container_volumes_and_claims():
     assert needed == "25s" and chart.pod(parent)["spec"]["terminationGracePeriodSeconds"] >= 30
 
 
-def test_a_parent_can_switch_it_off_and_have_globals():
-    with helm_python.Chart.load(chart.whole_parent()) as parent:
-        parent.validate_schema({"global": {"region": "eu"}, "suki-relay": {"global": {"x": 1}}})
-    for it in chart.objects({"global": {"region": "eu"}}, chart.whole_parent()):
-        assert it["metadata"]["name"]
+def test_a_parent_may_have_globals_and_a_condition():
+    with_globals = {"global": {"region": "eu"}, "suki-relay": {"global": {"x": 1}, "enabled": True}}
+    parent = [chart.objects(values, chart.whole_parent()) for values in (with_globals, {})]
+    assert chart.workload(parent[0]) == chart.workload(parent[1])
+    assert chart.config(parent[0]) == chart.config(parent[1])
 
 
 @each_mode

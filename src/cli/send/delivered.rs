@@ -93,3 +93,18 @@ fn delivered_in(metrics: &str) -> u64 {
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_delivered_is_summed_over_all_targets_and_nothing_else_is() {
+        let metrics = "# TYPE suki_relay_deliveries_total counter\n\
+            suki_relay_deliveries_total{result=\"dead_lettered\",target=\"a\"} 9\n\
+            suki_relay_deliveries_total{result=\"delivered\",target=\"a\"} 3\n\
+            suki_relay_deliveries_total{result=\"delivered\",target=\"b\"} 4\n\
+            suki_relay_deliveries_pending{target=\"a\"} 5\n";
+        assert_eq!(delivered_in(metrics), 7);
+    }
+}
