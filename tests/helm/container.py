@@ -43,7 +43,7 @@ def make_root(root, spec):
         if pathlib.Path(folder).is_dir():
             bind(folder, root / folder[1:], True)
             (root / pathlib.Path(folder).name).symlink_to(folder[1:])
-    bind(spec["binary"], root / "usr/bin/suki-relay", True)
+    bind(spec["binary"], root / "usr/local/bin/suki-relay", True)
     bind(spec["hosts"], root / "etc/hosts", True)
     (root / "etc/nsswitch.conf").write_text("hosts: files\n")
     (root / "proc").mkdir()

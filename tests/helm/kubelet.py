@@ -226,7 +226,7 @@ class Pod:
         ]
         return {
             "root": str(root), "binary": str(BINARY), "hosts": str(self.cluster.hosts), "mounts": mounts,
-            "command": spec.get("command", ["/usr/bin/suki-relay"]) + spec.get("args", []),
+            "command": spec.get("command", ["/usr/local/bin/suki-relay"]) + spec.get("args", []),
             "environment": {"HOSTNAME": self.name} | {it["name"]: it["value"] for it in spec.get("env", [])},
             "user": user, "group": context.get("runAsGroup", user), "groups": [self.group] if self.group else [],
             "read_only": context["readOnlyRootFilesystem"], "no_new_privileges": not context["allowPrivilegeEscalation"],
@@ -238,7 +238,7 @@ class Pod:
         user = str(self.inside(next(it for it in self.containers() if it["name"] == name))["user"])
         pid = self.running[name].pid
         enter = ["nsenter", f"--net=/proc/{pid}/ns/net", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root"]
-        command = [*enter, f"--setuid={user}", f"--setgid={user}", "/usr/bin/suki-relay", *command]
+        command = [*enter, f"--setuid={user}", f"--setgid={user}", "/usr/local/bin/suki-relay", *command]
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
     def stop(self):

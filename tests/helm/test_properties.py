@@ -254,14 +254,27 @@ def test_a_policy_lets_in_notifications_and_out_what_the_config_names():
     ingress = {rule["ports"][0]["port"]: rule for rule in policy["ingress"]}
     assert set(ingress) == {8443, 9740, 8080, 9000}
     assert ingress[8443]["from"] == [{"ipBlock": {"cidr": "203.0.113.0/24"}}]
-    assert "namespaceSelector" in ingress[9740]["from"][1]
+    assert [set(peer) for peer in ingress[9740]["from"]] == [{"namespaceSelector"}]
     egress = {port["port"]: rule.get("to") for rule in policy["egress"] for port in rule["ports"]}
     assert set(egress) == {53, 443, 50051, 4317}
     assert egress[443] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
     policy = chart.one(chart.objects(chart.values("postgres")), "NetworkPolicy")["spec"]
     assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 8080, 5432}
-    test = chart.one(chart.objects(chart.values("postgres")), "Pod")["metadata"]["labels"]
-    assert policy["ingress"][1]["from"][0]["podSelector"]["matchLabels"].items() <= test.items()
+
+
+def test_a_policy_lets_the_test_in_and_without_one_nobody_to_the_admin_port():
+    def ingress(more):
+        objects = chart.objects(chart.values("locked-down", more))
+        rules = chart.one(objects, "NetworkPolicy")["spec"]["ingress"]
+        return {rule["ports"][0]["port"]: rule["from"] for rule in rules if "from" in rule}, objects
+
+    rules, objects = ingress({"test": {"enabled": True}, "networkPolicy": {"adminFrom": []}})
+    labels = chart.one(objects, "Pod")["metadata"]["labels"].items()
+    for port in (8443, 9740):
+        assert rules[port][-1]["podSelector"]["matchLabels"].items() <= labels
+    assert len(rules[9740]) == 1
+    rules, objects = ingress({"networkPolicy": {"adminFrom": []}})
+    assert 9740 not in rules
 
 
 def test_an_operator_token_is_there_by_default():
