@@ -297,6 +297,23 @@ def test_certificates_come_from_a_secret_or_cert_manager_or_are_throw_away_ones(
     assert "relay-suki-relay.demo.svc" in chart.config(rendered())["listen"]["tls"]["self_signed"]
 
 
+def test_the_shipped_alerts_and_dashboard_are_what_is_rendered():
+    objects = chart.objects(chart.values("monitoring"))
+    shipped = yaml.safe_load((chart.CHART / "files/alerts.yaml").read_text())["groups"]
+    rendered = chart.one(objects, "PrometheusRule")["spec"]["groups"]
+    alerts = [(it["alert"], it["expr"], it["annotations"]) for group in rendered for it in group["rules"]]
+    assert alerts == [(it["alert"], it["expr"], it["annotations"]) for group in shipped for it in group["rules"]]
+    assert len(alerts) >= 13
+    assert {it["labels"]["team"] for group in rendered for it in group["rules"]} == {"clinical"}
+    without = {"metrics": {"prometheusRule": {"without": [alerts[0][0]]}}}
+    fewer = chart.one(chart.objects(chart.values("monitoring", without)), "PrometheusRule")["spec"]["groups"]
+    assert [it["alert"] for group in fewer for it in group["rules"]] == [it[0] for it in alerts[1:]]
+    dashboard = chart.one(objects, "ConfigMap", "relay-suki-relay-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    shipped = json.loads((chart.CHART / "files/dashboard.json").read_text())
+    assert json.loads(dashboard["data"]["suki-relay.json"]) == shipped and shipped["panels"]
+
+
 def test_numbers_stay_numbers():
     objects = chart.objects(chart.values("scheduling"))
     assert chart.config(objects)["listen"]["limits"]["connections"] == 1_000_000
