@@ -11,6 +11,7 @@ mod harness;
 
 mod calls;
 mod commands;
+mod disasters;
 mod disk;
 mod encryption;
 mod explain;

@@ -1,6 +1,7 @@
 //! What the tests share: a relay process, a sender, targets, and one way to wait.
 
 mod disk;
+mod passage;
 mod postgres;
 mod relay;
 mod sender;
@@ -11,6 +12,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 pub use disk::{Faults, SmallDisk};
+pub use passage::{Passage, Way};
 pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};

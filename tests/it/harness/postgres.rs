@@ -1,11 +1,13 @@
 //! A PostgreSQL server of a test's own: Debian's, in a temporary folder, killed when dropped.
 //!
-//! A folder that `initdb` made once is copied for each. The server refuses to run as root, so there it runs
+//! A folder that `initdb` made once is copied for each; for one on a small disk, into a tmpfs in a mount namespace
+//! of its own. The server refuses to run as root, so there it runs
 //! as Debian's user for it. Of the standard library alone: the program's own tests use this file too.
 
 #![allow(dead_code)]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,21 +32,40 @@ pub struct Postgres {
     folder: tempfile::TempDir,
     port: u16,
     process: Option<Child>,
+    disk: Option<Disk>,
 }
+
+/// A tmpfs at the server's folder, for whoever enters the namespace of the process that holds it.
+struct Disk(Child);
 
 impl Postgres {
     /// Starts one, with these settings beside.
     pub fn start(settings: &str) -> Self {
         let folder = folder();
-        copy(&template(), &data(folder.path()));
-        Self::start_in(folder, settings)
+        copy(&template(), &folder.path().join("data"));
+        Self::new(folder, None, settings)
     }
 
-    /// One that follows `primary`; started once it has copied all of it.
+    /// Starts one on a small disk.
+    pub fn start_on_small_disk(settings: &str) -> Self {
+        let (folder, template) = (folder(), template());
+        let disk = Disk::at(&folder.path().join("data"));
+        let mut copying = disk.enter();
+        copying
+            .args(["cp", "-a"])
+            .arg(template.join("."))
+            .arg(folder.path().join("data"));
+        run(&mut copying);
+        Self::new(folder, Some(disk), settings)
+    }
+
+    /// One that follows `primary`, on a small disk; started once it has copied all of it.
     pub fn follow(primary: &Self, settings: &str) -> Self {
         let folder = folder();
-        let mut copying = as_server("pg_basebackup");
+        let disk = Disk::at(&folder.path().join("data"));
+        let mut copying = disk.enter();
         copying
+            .arg(program("pg_basebackup"))
             .args([
                 "--wal-method",
                 "stream",
@@ -55,40 +76,33 @@ impl Postgres {
             .arg("--dbname")
             .arg(format!("{} application_name=standby", primary.keywords()))
             .arg("--pgdata")
-            .arg(data(folder.path()));
+            .arg(folder.path().join("data"));
         run(&mut copying);
-        Self::start_in(folder, settings)
+        Self::new(folder, Some(disk), settings)
     }
 
-    fn start_in(folder: tempfile::TempDir, settings: &str) -> Self {
+    fn new(folder: tempfile::TempDir, disk: Option<Disk>, settings: &str) -> Self {
         let port = free_port();
         let text = format!(
             "{SETTINGS}port = {port}\nunix_socket_directories = '{}'\n{settings}",
             folder.path().display()
         );
-        let file = data(folder.path()).join("postgresql.conf");
-        fs::write(&file, text).expect("writes");
-        own(&file);
         let mut server = Self {
             folder,
             port,
             process: None,
+            disk,
         };
+        let file = server.data().join("postgresql.conf");
+        fs::write(&file, text).expect("writes");
+        own(&file);
         server.run();
         server
     }
 
     /// Starts it again.
     pub fn run(&mut self) {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))
-            .expect("a log");
-        let mut server = as_server("postgres");
-        server.arg("-D").arg(data(self.folder.path()));
-        server.stdout(Stdio::null()).stderr(log);
-        self.process = Some(server.spawn().expect("postgres starts"));
+        self.begin();
         let deadline = Instant::now() + PATIENCE;
         while !self.is_ready() {
             assert!(Instant::now() < deadline, "no server: {}", self.log());
@@ -96,7 +110,30 @@ impl Postgres {
         }
     }
 
-    fn is_ready(&self) -> bool {
+    /// Starts it again, and does not wait for it.
+    pub fn begin(&mut self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .expect("a log");
+        let mut server = match &self.disk {
+            None => as_server("postgres"),
+            Some(disk) => {
+                let mut server = disk.enter();
+                // Nobody may be root there.
+                server.args(["unshare", "--user", "--map-user=1000", "--map-group=1000"]);
+                server.args(["setpriv", "--pdeathsig", "KILL", "--"]);
+                server.arg(program("postgres"));
+                server
+            }
+        };
+        server.arg("-D").arg(self.folder.path().join("data"));
+        server.stdout(Stdio::null()).stderr(log);
+        self.process = Some(server.spawn().expect("postgres starts"));
+    }
+
+    pub fn is_ready(&self) -> bool {
         let mut asking = Command::new(program("psql"));
         asking.args(["-XtAc", "SELECT 1", "-d", &self.keywords()]);
         let asked = asking.stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -111,18 +148,55 @@ impl Postgres {
         // Its children see that it is gone and end by themselves.
         let _ = process.kill();
         let _ = process.wait();
-        let lock = data(self.folder.path()).join("postmaster.pid");
-        let _ = fs::remove_file(lock);
+        let _ = fs::remove_file(self.data().join("postmaster.pid"));
         self.await_children();
+    }
+
+    /// Takes all room that is left on its small disk.
+    pub fn fill(&self) {
+        let script = "head -c 1G /dev/zero > \"$0\" 2> /dev/null || true";
+        let mut filling = self.disk.as_ref().expect("a small disk").enter();
+        let neighbour = self.folder.path().join("data/neighbour");
+        run(filling.args(["sh", "-c", script]).arg(neighbour));
+    }
+
+    pub fn make_room(&self) {
+        fs::remove_file(self.data().join("neighbour")).expect("removed");
     }
 
     /// A server does not start while a child of the last one holds its shared memory.
     fn await_children(&self) {
         let deadline = Instant::now() + PATIENCE;
-        let folder = data(self.folder.path());
-        while processes_in(&folder) > 0 {
+        while self.processes() > 0 {
             assert!(Instant::now() < deadline, "children of the server stay");
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Those of it that are there: by their folder, or by the namespace of their disk.
+    fn processes(&self) -> usize {
+        let processes = fs::read_dir("/proc").expect("reads").filter_map(Result::ok);
+        let (link, holder) = match &self.disk {
+            None => ("cwd", 0),
+            Some(disk) => ("ns/mnt", disk.0.id()),
+        };
+        let place = match holder {
+            0 => Some(self.data()),
+            holder => fs::read_link(format!("/proc/{holder}/ns/mnt")).ok(),
+        };
+        let of_server = |process: &fs::DirEntry| {
+            process.file_name().to_string_lossy() != holder.to_string()
+                && fs::read_link(process.path().join(link)).ok() == place
+        };
+        processes.filter(of_server).count()
+    }
+
+    /// Its folder, as it is seen from here.
+    fn data(&self) -> PathBuf {
+        let data = self.folder.path().join("data");
+        match &self.disk {
+            None => data,
+            Some(disk) => PathBuf::from(format!("/proc/{}/root{}", disk.0.id(), data.display())),
         }
     }
 
@@ -193,8 +267,43 @@ impl Drop for Postgres {
     }
 }
 
-fn data(folder: &Path) -> PathBuf {
-    folder.join("data")
+impl Disk {
+    fn at(folder: &Path) -> Self {
+        const MOUNT: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=256m,mode=700 tmpfs "$0" && echo mounted &&
+            exec setpriv --pdeathsig KILL -- sleep infinity"#;
+        let mut holding = as_user();
+        holding.args(["unshare", "--user", "--map-root-user", "--mount"]);
+        holding.args(["sh", "-c", MOUNT]).arg(folder);
+        holding.stdout(Stdio::piped());
+        let mut holder = holding.spawn().expect("unshare runs");
+        let mut line = String::new();
+        let mut told = BufReader::new(holder.stdout.take().expect("piped"));
+        told.read_line(&mut line).expect("readable");
+        assert_eq!(line, "mounted\n", "a tmpfs cannot be mounted");
+        Self(holder)
+    }
+
+    /// A command that goes on where it is mounted.
+    fn enter(&self) -> Command {
+        let mut command = as_user();
+        command
+            .args([
+                "nsenter",
+                "--user",
+                "--mount",
+                "--preserve-credentials",
+                "--target",
+            ])
+            .arg(self.0.id().to_string());
+        command
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The newest version's.
@@ -209,12 +318,18 @@ fn program(name: &str) -> PathBuf {
 
 /// One of the server's programs, as a user that is not root; it dies with this process.
 fn as_server(name: &str) -> Command {
-    let program = program(name);
+    let mut command = as_user();
+    command.arg(program(name));
+    command
+}
+
+/// What follows, as a user that is not root.
+fn as_user() -> Command {
     let mut command = Command::new("setpriv");
     if is_root() {
         command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
     }
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command.args(["--pdeathsig", "KILL", "--"]);
     command.current_dir("/");
     command
 }
@@ -275,14 +390,4 @@ fn run(command: &mut Command) {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
-}
-
-/// Processes whose working folder it is.
-fn processes_in(folder: &Path) -> usize {
-    let processes = fs::read_dir("/proc").expect("reads").filter_map(Result::ok);
-    let there = |process: fs::DirEntry| fs::read_link(process.path().join("cwd")).ok();
-    processes
-        .filter_map(there)
-        .filter(|cwd| cwd.as_path() == folder)
-        .count()
 }
