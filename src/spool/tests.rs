@@ -6,7 +6,7 @@ pub(super) mod custody;
 mod errands;
 mod fallback;
 #[path = "../../tests/it/harness/postgres.rs"]
-mod server;
+pub(super) mod server;
 mod shared;
 
 use std::path::Path;
@@ -175,7 +175,7 @@ pub(super) fn options(path: &Path, capacity_bytes: u64) -> Options {
     }
 }
 
-fn at(server: &server::Postgres) -> PostgresOptions {
+pub(super) fn at(server: &server::Postgres) -> PostgresOptions {
     PostgresOptions {
         url: Secret::from_text(server.url().into()).expect("not empty"),
         schema: "suki_relay".into(),

@@ -1,5 +1,6 @@
 //! What is looked at before anything is promised: whether COMMIT means durable there, and whose tables
-//! those are. The tables are made here, by whichever relay comes first.
+//! those are. The tables are made here, and brought from one version to the next, by whichever relay comes
+//! first: in one transaction, behind a lock that the others wait for.
 //!
 //! A server that cannot keep the promise, and a schema that is not ours, are refused with the setting that
 //! is in the way; nothing is changed there.
@@ -13,8 +14,8 @@ use super::options::PostgresOptions;
 use super::session::{Address, Role, Session};
 use crate::spool::OpenError;
 
-const SCHEMA: &str = include_str!("schema.sql");
-pub(super) const VERSION: i32 = 1;
+/// What leads from each version to the next; from nothing to the first. What was released is never changed.
+const STEPS: [&str; 1] = [include_str!("schema.sql")];
 
 /// The oldest major version whose statements and settings are used here.
 const MAJOR_MIN: i32 = 13;
@@ -25,12 +26,14 @@ const MIGRATION_MAX: Duration = Duration::from_mins(1);
 /// What makes the tables, for those who do it themselves.
 pub(super) fn migration(schema: &str) -> String {
     format!(
-        "-- The spool of suki-relay, version {VERSION}. To be run by the role that the relay connects as.\n\
+        "-- The spool of suki-relay, version {version}. To be run by the role that the relay connects as.\n\
          BEGIN;\n\
-         CREATE SCHEMA IF NOT EXISTS \"{schema}\";\n\
+         DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA \"{schema}\"; END IF; END $$;\n\
          SET LOCAL search_path = \"{schema}\";\n\
-         {SCHEMA}\
-         COMMIT;\n"
+         {steps}\
+         COMMIT;\n",
+        version = STEPS.len(),
+        steps = STEPS.concat(),
     )
 }
 
@@ -52,7 +55,7 @@ pub(super) async fn prepare(
     let mut session = session.map_err(|error| unreachable(&error, options))?;
     promises(&session, options).await?;
     match absent {
-        Absent::Make => migrate(&mut session, options).await?,
+        Absent::Make => migrate(&mut session, options, &STEPS).await?,
         Absent::Leave => could_migrate(&mut session, options).await?,
     }
     owns(&mut session, options).await
@@ -82,13 +85,7 @@ async fn promises(session: &Session, options: &PostgresOptions) -> Result<(), Op
         .await
         .map_err(|error| unreachable(&error, options))?;
     let setting = |column: usize| row.try_get::<_, &str>(column).unwrap_or_default();
-    let version: i32 = row.try_get(0).unwrap_or_default();
-    if version < MAJOR_MIN * 10_000 {
-        return Err(refused(format!(
-            "the server is PostgreSQL {}; upgrade it to {MAJOR_MIN} or newer",
-            version / 10_000
-        )));
-    }
+    recent(row.try_get(0).unwrap_or_default())?;
     if row.try_get(1).unwrap_or(true) || setting(2) == "on" {
         return Err(refused(
             "the server is a standby, or read-only; name the primary in `url`, or several hosts, of which \
@@ -127,8 +124,23 @@ async fn promises(session: &Session, options: &PostgresOptions) -> Result<(), Op
     Ok(())
 }
 
-/// Makes the tables if they are not there; one relay at a time.
-async fn migrate(session: &mut Session, options: &PostgresOptions) -> Result<(), OpenError> {
+/// Whether a server of this `server_version_num` knows what is asked of it.
+fn recent(version: i32) -> Result<(), OpenError> {
+    if version >= MAJOR_MIN * 10_000 {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "the server is PostgreSQL {}; upgrade it to {MAJOR_MIN} or newer",
+        version / 10_000
+    )))
+}
+
+/// Makes the tables, or brings them to the last version; one relay at a time.
+async fn migrate(
+    session: &mut Session,
+    options: &PostgresOptions,
+    steps: &[&str],
+) -> Result<(), OpenError> {
     let schema = &options.schema;
     let failed = |error: Error| denied(&error, options);
     session
@@ -141,8 +153,8 @@ async fn migrate(session: &mut Session, options: &PostgresOptions) -> Result<(),
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended('suki-relay ' || $1, 0))::text";
     let locked = session.query_once(lock, &[schema], MIGRATION_MAX).await;
     locked.map_err(failed)?;
-    let found = find(session, options).await?;
-    if found == Found::Nothing {
+    let found = find(session, options, steps.len()).await?;
+    if found == 0 {
         let there = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)";
         let there = session
             .query_fresh(there, &[schema])
@@ -155,16 +167,21 @@ async fn migrate(session: &mut Session, options: &PostgresOptions) -> Result<(),
             let make = format!("CREATE SCHEMA \"{schema}\"");
             session.batch(&make).await.map_err(failed)?;
         }
-        let make = format!("SET LOCAL search_path = \"{schema}\"; {SCHEMA}");
-        session.batch(&make).await.map_err(failed)?;
-        tracing::info!(schema, "made the spool's tables");
+    }
+    for (version, step) in steps.iter().enumerate().skip(found) {
+        let (known, step) = (version + 1, step.trim_end());
+        let step = format!(
+            "SET LOCAL search_path = \"{schema}\"; {step} UPDATE format SET version = {known}"
+        );
+        session.batch(&step).await.map_err(failed)?;
+        tracing::info!(schema, version = known, "made the spool's tables");
     }
     session.batch("COMMIT").await.map_err(failed)
 }
 
 /// Whether the tables are there, or the role may make them.
 async fn could_migrate(session: &mut Session, options: &PostgresOptions) -> Result<(), OpenError> {
-    if find(session, options).await? == Found::Ours {
+    if find(session, options, STEPS.len()).await? > 0 {
         return Ok(());
     }
     let may = "SELECT coalesce(
@@ -178,13 +195,12 @@ async fn could_migrate(session: &mut Session, options: &PostgresOptions) -> Resu
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Found {
-    Nothing,
-    Ours,
-}
-
-async fn find(session: &mut Session, options: &PostgresOptions) -> Result<Found, OpenError> {
+/// The version of the tables; 0 if there are none.
+async fn find(
+    session: &mut Session,
+    options: &PostgresOptions,
+    known: usize,
+) -> Result<usize, OpenError> {
     let schema = &options.schema;
     let tables = session
         .query_fresh(
@@ -201,7 +217,7 @@ async fn find(session: &mut Session, options: &PostgresOptions) -> Result<Found,
         ))
     };
     if tables.is_empty() {
-        return Ok(Found::Nothing);
+        return Ok(0);
     }
     let is_format =
         |row: &tokio_postgres::Row| row.try_get::<_, &str>(0).is_ok_and(|name| name == "format");
@@ -217,12 +233,13 @@ async fn find(session: &mut Session, options: &PostgresOptions) -> Result<Found,
     let [row] = &rows[..] else {
         return Err(foreign());
     };
-    match (row.try_get::<_, &str>(0), row.try_get::<_, i32>(1)) {
-        (Ok("suki-relay"), Ok(VERSION)) => Ok(Found::Ours),
-        (Ok("suki-relay"), Ok(found)) if found > VERSION => Err(refused(format!(
+    let version = row.try_get::<_, i32>(1).ok();
+    match (row.try_get::<_, &str>(0), version.map(usize::try_from)) {
+        (Ok("suki-relay"), Some(Ok(found))) if found > known => Err(refused(format!(
             "the schema `{schema}` was made by a newer suki-relay (version {found}, this one knows \
-             {VERSION}); nothing was changed. Run that one"
+             {known}); nothing was changed. Run that one"
         ))),
+        (Ok("suki-relay"), Some(Ok(found @ 1..))) => Ok(found),
         _ => Err(foreign()),
     }
 }
@@ -306,3 +323,6 @@ pub(super) fn unreachable(error: &Error, options: &PostgresOptions) -> OpenError
         refused(what)
     }
 }
+
+#[cfg(test)]
+mod tests;

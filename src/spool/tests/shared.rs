@@ -416,9 +416,14 @@ async fn an_audit_of_a_shared_spool_tells_each_discrepancy() {
 #[test]
 fn the_printed_migration_makes_what_a_relay_makes() {
     let server = server::Postgres::start("");
+    server.sql("CREATE ROLE relay LOGIN");
+    server.sql("CREATE SCHEMA printed AUTHORIZATION relay");
     let printed = crate::spool::migration("printed");
-    server.sql(&printed);
+    server.sql_by("relay", &printed);
+    server.sql("GRANT CREATE ON DATABASE postgres TO relay");
+    let url = format!("postgres://relay@127.0.0.1:{}/postgres", server.port());
     let options = |schema: &str| PostgresOptions {
+        url: Secret::from_text(url.clone().into()).expect("not empty"),
         schema: schema.into(),
         ..at(&server)
     };
@@ -433,6 +438,8 @@ fn the_printed_migration_makes_what_a_relay_makes() {
              FROM information_schema.columns WHERE table_schema = '{schema}'"
         ))
     };
+    server.sql_by("relay", &crate::spool::migration("alone"));
+    assert_eq!(columns("alone"), columns("made"));
     assert!(columns("made").contains("deliveryowner"));
     assert_eq!(columns("printed"), columns("made"));
 }
@@ -457,4 +464,19 @@ async fn one_relay_at_a_time_is_at_an_order_and_the_next_goes_on_with_it() {
     let refused = a.office.carry_out(Vec::new(), &by, false, ended).await;
     assert!(matches!(refused, Err(CustodyError::Taken)), "{refused:?}");
     assert_eq!(b.errands().await.expect("reads"), [errand]);
+}
+
+#[test]
+fn a_standby_is_refused_and_of_several_hosts_the_primary_is_taken() {
+    let primary = server::Postgres::start_on_small_disk("");
+    let standby = server::Postgres::follow(&primary, "");
+    let told = refusal(&at(&standby));
+    assert!(told.contains("the server is a standby"), "{told}");
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", standby.port(), primary.port());
+    let url = format!("postgres://postgres@{hosts}/postgres");
+    let both = PostgresOptions {
+        url: Secret::from_text(url.into()).expect("not empty"),
+        ..at(&primary)
+    };
+    Spool::inspect(&both).expect("takes the primary");
 }

@@ -41,7 +41,12 @@ struct Disk(Child);
 impl Postgres {
     /// Starts one, with these settings beside.
     pub fn start(settings: &str) -> Self {
-        let folder = folder();
+        Self::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// Starts one below this folder.
+    pub fn start_in(parent: &Path, settings: &str) -> Self {
+        let folder = folder_in(parent);
         copy(&template(), &folder.path().join("data"));
         Self::new(folder, None, settings)
     }
@@ -230,6 +235,11 @@ impl Postgres {
 
     /// The answer to a statement, of one column.
     pub fn sql(&self, sql: &str) -> String {
+        self.sql_by("postgres", sql)
+    }
+
+    /// The same, asked by another role.
+    pub fn sql_by(&self, role: &str, sql: &str) -> String {
         let mut asking = Command::new(program("psql"));
         asking.args([
             "-XqtA",
@@ -238,7 +248,7 @@ impl Postgres {
             "-c",
             sql,
             "-d",
-            &self.keywords(),
+            &format!("{} user={role}", self.keywords()),
         ]);
         let answer = asking.output().expect("psql runs");
         let error = String::from_utf8_lossy(&answer.stderr);
@@ -339,9 +349,13 @@ fn is_root() -> bool {
 }
 
 fn folder() -> tempfile::TempDir {
+    folder_in(&std::env::temp_dir())
+}
+
+fn folder_in(parent: &Path) -> tempfile::TempDir {
     let folder = tempfile::Builder::new()
         .prefix("pg")
-        .tempdir()
+        .tempdir_in(parent)
         .expect("a folder");
     own(folder.path());
     folder
