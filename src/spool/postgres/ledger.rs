@@ -82,9 +82,11 @@ pub(super) async fn show(session: &mut Session, metrics: &Metrics) -> Result<(),
 
 /// When the oldest notification was received that is still owed, by target: one step of an index each.
 pub(super) async fn show_oldest(session: &mut Session, metrics: &Metrics) -> Result<(), Error> {
+    // Found before it is looked up: a join would walk the notifications until one is owed to the target.
     const OLDEST: &str = "SELECT text, (
-             SELECT received_at FROM delivery AS d JOIN notification AS n USING (seq)
-             WHERE d.state = 0 AND d.target = l.target ORDER BY d.seq LIMIT 1)
+             SELECT received_at FROM notification WHERE seq = (
+                 SELECT seq FROM delivery AS d
+                 WHERE d.state = 0 AND d.target = l.target ORDER BY d.seq LIMIT 1))
          FROM (SELECT DISTINCT target FROM ledger) AS l JOIN name ON id = l.target";
     for row in session.query(OLDEST, &[]).await? {
         let oldest = record::moment(&row, 1)?;
