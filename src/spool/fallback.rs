@@ -116,26 +116,24 @@ impl Fallback {
         })
     }
 
+    /// Cancellation: it goes on until it is kept, here or there; only a wait for the server with a disk that
+    /// refuses ends with whoever waits.
     pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
-        let house = &self.house;
-        if !house.server.is_away() && !house.leans_on_disk.load(Ordering::Acquire) {
-            let kept = house.server.accept(submission.clone());
-            if let Ok(Ok(kept)) = timeout(house.after, kept).await {
-                return Ok(kept);
-            }
-        }
-        match house.disk.accept(submission.clone()).await {
-            Ok(kept) => {
-                if !house.leans_on_disk.swap(true, Ordering::AcqRel) {
-                    tracing::warn!(
-                        "the spool's server does not take what comes: it is kept on the disk beside it"
-                    );
-                }
-                house.arrived.notify_one();
+        let house = self.house.clone();
+        let (mut answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let kept = if let Some(kept) = house.keep(&submission).await {
                 Ok(kept)
-            }
-            Err(_) => house.server.accept(submission).await,
-        }
+            } else {
+                tokio::select! {
+                    kept = house.server.accept(submission) => kept,
+                    () = answer.closed() => return,
+                }
+            };
+            // Whoever is gone has been told nothing.
+            let _ = answer.send(kept);
+        });
+        answered.await.unwrap_or(Err(AcceptError::Failed))
     }
 
     /// Notifications on the disk that are not settled.
@@ -167,6 +165,24 @@ impl Drop for Fallback {
 impl House {
     fn runtime(&self) -> Handle {
         self.server.runtime()
+    }
+
+    /// The server for a while, then the disk; `None` if neither has it.
+    async fn keep(&self, submission: &Submission) -> Option<Kept> {
+        if !self.server.is_away() && !self.leans_on_disk.load(Ordering::Acquire) {
+            let kept = self.server.accept(submission.clone());
+            if let Ok(Ok(kept)) = timeout(self.after, kept).await {
+                return Some(kept);
+            }
+        }
+        let kept = self.disk.accept(submission.clone()).await.ok()?;
+        if !self.leans_on_disk.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                "the spool's server does not take what comes: it is kept on the disk beside it"
+            );
+        }
+        self.arrived.notify_one();
+        Some(kept)
     }
 
     /// Moves what is there, for ever.

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::notification::Record;
 use crate::spool::{AcceptError, Cursor, FallbackOptions, Filter, OpenError, metrics};
@@ -120,6 +122,26 @@ async fn what_comes_while_the_server_is_away_is_moved_there_as_it_came() {
     assert_eq!(on_disk(&metrics), 0, "the server has it");
     drop(spool);
     assert_eq!(street.left_in(street.folders[0].path()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_nobody_waited_for_is_moved_as_well() {
+    let mut street = Street::<1>::new();
+    let [(spool, metrics)] = street.open();
+    street.server.kill();
+    keep(&spool, submission("first", &["ehr"])).await;
+    street.server.run();
+    eventually(|| on_disk(&metrics) == 0).await;
+    street.server.kill();
+    // The disk's own mark: the server is known to be away now, and nothing is to be moved.
+    let again = spool.accept(submission("first", &["ehr"])).await;
+    assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)));
+    let late = spool.accept(submission("late", &["ehr"]));
+    assert_eq!(late.now_or_never(), None, "its sender does not wait");
+    eventually(|| on_disk(&metrics) == 1).await;
+    street.server.run();
+    eventually(|| on_disk(&metrics) == 0).await;
+    assert_eq!(street.notifications(), "2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -273,7 +273,12 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.kill();
+        if std::thread::panicking() {
+            // What it panicked of is not to be hidden by another.
+            self.process.take().map(|mut process| process.kill());
+        } else {
+            self.kill();
+        }
     }
 }
 

@@ -152,6 +152,18 @@ impl Setup {
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 
+    /// As Kubernetes does it: again while it ends because its spool is out of reach.
+    pub fn start_again(&self) -> Relay {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut relay = Relay::begin(self.command(), self.path().join("tls.crt"));
+            if relay.listens() {
+                return relay;
+            }
+            assert!(Instant::now() < deadline, "{:?}", relay.log());
+        }
+    }
+
     /// Starts a relay and waits until it listens.
     pub fn start(&self) -> Relay {
         Relay::spawn(self.command(), self.path().join("tls.crt"))
