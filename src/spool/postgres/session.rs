@@ -22,6 +22,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, NoTls, Row, 
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::fault::Error;
+use super::names::Known;
 use super::options::PostgresOptions;
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -53,6 +54,7 @@ pub(super) enum Role {
 pub(super) struct Session {
     client: Client,
     statements: HashMap<&'static str, Statement>,
+    pub known: Known,
     warned: Arc<AtomicBool>,
     /// Something on it did not end: it is closed, not used again.
     spoiled: bool,
@@ -135,6 +137,7 @@ impl Address {
         Ok(Session {
             client,
             statements: HashMap::new(),
+            known: Known::default(),
             warned,
             spoiled: false,
             patience: self.patience,

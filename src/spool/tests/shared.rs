@@ -202,6 +202,29 @@ async fn a_commit_that_a_standby_may_not_have_is_no_promise() {
     assert_eq!(a.counts().await.expect("reads").notifications, 2);
 }
 
+/// What a failover leaves to a standby that had not heard of the last names: the server's numbers begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_of_names_are_not_carried_from_one_server_to_the_next() {
+    let (mut server, [a]) = relays();
+    fill(&a, 1).await;
+    server.sql("DROP SCHEMA suki_relay CASCADE");
+    server.kill();
+    server.run();
+    let other = a.accept(submission("first there", &["audit", "ehr"])).await;
+    assert_eq!(other, Ok(Kept::Now));
+    let record_of = async |target: &str| loop {
+        // The first question finds out that its session is over.
+        if let Ok(page) = a.due(&name(target), NOW, 9).await {
+            break page.deliveries.into_iter().next().map(|due| due.record);
+        }
+    };
+    for target in ["audit", "ehr"] {
+        let found = record_of(target).await.expect("is owed to it");
+        assert_eq!(&found.body[..], b"first there", "{target}");
+        assert_eq!(found.source, name("suki"), "{target}");
+    }
+}
+
 fn refusal(options: &PostgresOptions) -> String {
     let metrics = Metrics::new(&Registry::new()).expect("new names");
     let refused = Spool::connect(options, metrics, |fatal| panic!("{fatal}"));
