@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::desk::{Desk, Place};
 use super::{ConfigFile, Environment, Failure, check, print, runtime};
+use crate::spool::PostgresOptions;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -84,12 +85,13 @@ enum Command {
         #[command(flatten)]
         which: Held,
     },
-    /// Print the SQL that makes the tables of a spool in PostgreSQL, which `run` does itself if it may
+    /// Print the SQL that makes the tables of a spool in PostgreSQL, or brings those of an older version to
+    /// this one: `run` does that itself if it may
     Migrate {
         #[arg(long, required = true)]
         print: bool,
         /// As in `spool.postgres.schema`
-        #[arg(long, default_value = "suki_relay", value_name = "NAME")]
+        #[arg(long, default_value = "suki_relay", value_name = "NAME", value_parser = PostgresOptions::schema)]
         schema: String,
     },
     /// Print notifications with their exact bytes and headers, as JSON Lines

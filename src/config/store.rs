@@ -30,9 +30,6 @@ const GIB: u64 = 1 << 30;
 const CONNECTIONS_MAX: usize = 64;
 const CONNECTIONS: usize = 6;
 
-/// The longest identifier that PostgreSQL does not cut.
-const SCHEMA_LENGTH_MAX: usize = 63;
-
 /// `ack_timeout` is how long a sender waits.
 pub(super) fn read(root: &Block<'_>, ack_timeout: Duration) -> Read<Store> {
     let block = root.block("spool", KEYS)?;
@@ -178,20 +175,10 @@ fn url(at: &At<'_>) -> Read<Secret> {
 
 fn schema(at: &At<'_>) -> Read<String> {
     let text = at.text()?;
-    let inner = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    let fits = text.value.len() <= SCHEMA_LENGTH_MAX
-        && text.value.bytes().all(inner)
-        && !text.value.starts_with(|c: char| c.is_ascii_digit())
-        && !text.value.starts_with("pg_")
-        && text.value != "public";
-    if !fits {
-        return at.problem(format!(
-            "`{}` is no schema of this relay's own: 1 to {SCHEMA_LENGTH_MAX} lower-case letters, digits or `_`, \
-             no digit first; neither `public` nor `pg_…`",
-            text.written
-        ));
+    match PostgresOptions::schema(&text.value) {
+        Ok(schema) => Ok(schema),
+        Err(what) => at.problem(format!("`{}` {what}", text.written)),
     }
-    Ok(text.value)
 }
 
 fn server_tls(block: &Block<'_>) -> Read<ServerTls> {

@@ -50,7 +50,6 @@ pub use self::options::{CONNECTIONS_MIN, FallbackOptions, PostgresOptions, Serve
 
 use self::attendant::Announcements;
 use self::fault::Error;
-use self::inspect::Absent;
 use self::lease::Lease;
 use self::names::Names;
 use self::readers::Readers;
@@ -152,7 +151,7 @@ impl Postgres {
         let address = address(options, handle.clone())?;
         let options = options.clone();
         let inspected = on(&handle, async move {
-            inspect::prepare(&address, &options, Absent::Leave).await?;
+            inspect::look(&address, &options).await?;
             let all = Readers::new(address, options.connections);
             let filled = all.fill().await;
             filled.map_err(|error| inspect::unreachable(&error, &options))

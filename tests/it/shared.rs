@@ -141,3 +141,43 @@ async fn check_connect_asks_the_server() {
     }
     assert!(run(&setup, &["check", "--config"]).status.success());
 }
+
+/// As one who applies migrations by hand has it: another role owns the tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_runs_on_printed_tables_by_a_role_that_may_make_nothing() {
+    let server = Postgres::start("");
+    let target = Target::accepting().await;
+    let setup = Setup::new(&routes(&target));
+    server.sql("CREATE ROLE guest LOGIN");
+    let url = format!("postgres://guest@127.0.0.1:{}/postgres", server.port());
+    setup.keep_in(&url, IN_CLEAR);
+    let mut printing = std::process::Command::new(env!("CARGO_BIN_EXE_suki-relay"));
+    let printed = printing.args(["spool", "migrate", "--print"]).output();
+    let printed = String::from_utf8(printed.expect("it runs").stdout).expect("text");
+    server.sql(&printed);
+    let refused = run(&setup, &["check", "--connect", "--config"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("lacks rights"), "{told}");
+    for line in printed.lines() {
+        if let Some(grant) = line.strip_prefix("--   GRANT") {
+            server.sql(&format!("GRANT{}", grant.replace("...", "guest")));
+        }
+    }
+    let may = "SELECT has_schema_privilege('guest', 'suki_relay', 'CREATE')
+                   OR has_database_privilege('guest', 'postgres', 'CREATE')";
+    assert_eq!(server.sql(may), "f");
+    let relay = setup.start();
+    let answer = relay.sender().post(body(0)).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    eventually("it is delivered", async || target.count() == 1).await;
+    server.sql(&printed);
+    assert_eq!(
+        relay
+            .sender()
+            .post(body(1))
+            .await
+            .expect("an answer")
+            .status,
+        200
+    );
+}

@@ -23,51 +23,52 @@ const MAJOR_MIN: i32 = 13;
 /// Another relay that makes the tables takes no longer.
 const MIGRATION_MAX: Duration = Duration::from_mins(1);
 
-/// What makes the tables, for those who do it themselves.
+/// What makes the tables, or brings older ones to the last version, for those who do it themselves; the
+/// relay does the same.
 pub(super) fn migration(schema: &str) -> String {
+    script(schema, &STEPS)
+}
+
+fn script(schema: &str, steps: &[&str]) -> String {
+    let each = steps.iter().zip(1..).map(|(step, version)| {
+        let step = step.trim_end();
+        format!(
+            "\nIF found < {version} THEN\nEXECUTE $step$\n{step}\n$step$;\n\
+             UPDATE format SET version = {version};\nEND IF;\n"
+        )
+    });
     format!(
-        "-- The spool of suki-relay, version {version}. To be run by the role that the relay connects as.\n\
-         BEGIN;\n\
-         DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA \"{schema}\"; END IF; END $$;\n\
-         SET LOCAL search_path = \"{schema}\";\n\
-         {steps}\
-         COMMIT;\n",
-        version = STEPS.len(),
-        steps = STEPS.concat(),
+        include_str!("migration.sql"),
+        schema = schema,
+        known = steps.len(),
+        steps = each.collect::<String>(),
     )
 }
 
-/// What to do if there are no tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absent {
-    Make,
-    /// See whether they could be made.
-    Leave,
-}
-
-/// Finds the spool, or makes it.
-pub(super) async fn prepare(
-    address: &Address,
-    options: &PostgresOptions,
-    absent: Absent,
-) -> Result<(), OpenError> {
-    let session = address.connect(&Role::Writer).await;
-    let mut session = session.map_err(|error| unreachable(&error, options))?;
-    promises(&session, options).await?;
-    match absent {
-        Absent::Make => migrate(&mut session, options, &STEPS).await?,
-        Absent::Leave => could_migrate(&mut session, options).await?,
-    }
+/// Looks at the server as a start does, and changes nothing.
+pub(super) async fn look(address: &Address, options: &PostgresOptions) -> Result<(), OpenError> {
+    let mut session = connect(address, options).await?;
+    could_migrate(&mut session, options).await?;
     owns(&mut session, options).await
 }
 
-/// A session to write on, at a server that has been looked at: after a failover it is another one.
+/// A session to write on. Whatever is looked at, is looked at on that very session: after a failover it is
+/// another server's, and of several hosts each may be another.
 pub(super) async fn writer(
     address: &Address,
     options: &PostgresOptions,
 ) -> Result<Session, OpenError> {
-    prepare(address, options, Absent::Make).await?;
-    let session = address.open(Role::Writer).await;
+    let mut session = connect(address, options).await?;
+    migrate(&mut session, options, &STEPS).await?;
+    owns(&mut session, options).await?;
+    let set_up = address.set_up(&session, &Role::Writer).await;
+    set_up.map_err(|error| unreachable(&error, options))?;
+    Ok(session)
+}
+
+/// A session at a server whose COMMIT is a promise.
+async fn connect(address: &Address, options: &PostgresOptions) -> Result<Session, OpenError> {
+    let session = address.connect(&Role::Writer).await;
     let session = session.map_err(|error| unreachable(&error, options))?;
     promises(&session, options).await?;
     Ok(session)
@@ -141,42 +142,19 @@ async fn migrate(
     options: &PostgresOptions,
     steps: &[&str],
 ) -> Result<(), OpenError> {
+    if find(session, options, steps.len()).await? == steps.len() {
+        return Ok(());
+    }
     let schema = &options.schema;
-    let failed = |error: Error| denied(&error, options);
-    session
-        .batch(&format!(
-            "SET lock_timeout = {0}; BEGIN; SET LOCAL synchronous_commit = on",
-            MIGRATION_MAX.as_millis()
-        ))
-        .await
-        .map_err(failed)?;
-    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('suki-relay ' || $1, 0))::text";
-    let locked = session.query_once(lock, &[schema], MIGRATION_MAX).await;
-    locked.map_err(failed)?;
-    let found = find(session, options, steps.len()).await?;
-    if found == 0 {
-        let there = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)";
-        let there = session
-            .query_fresh(there, &[schema])
-            .await
-            .map_err(failed)?;
-        let there = there
-            .first()
-            .is_some_and(|row| row.try_get(0).unwrap_or_default());
-        if !there {
-            let make = format!("CREATE SCHEMA \"{schema}\"");
-            session.batch(&make).await.map_err(failed)?;
-        }
-    }
-    for (version, step) in steps.iter().enumerate().skip(found) {
-        let (known, step) = (version + 1, step.trim_end());
-        let step = format!(
-            "SET LOCAL search_path = \"{schema}\"; {step} UPDATE format SET version = {known}"
-        );
-        session.batch(&step).await.map_err(failed)?;
-        tracing::info!(schema, version = known, "made the spool's tables");
-    }
-    session.batch("COMMIT").await.map_err(failed)
+    let script = format!(
+        "SET lock_timeout = {}; {}",
+        MIGRATION_MAX.as_millis(),
+        script(schema, steps)
+    );
+    let made = session.batch_within(&script, MIGRATION_MAX).await;
+    made.map_err(|error| denied(&error, options))?;
+    tracing::info!(schema, version = steps.len(), "made the spool's tables");
+    Ok(())
 }
 
 /// Whether the tables are there, or the role may make them.
@@ -281,7 +259,8 @@ fn rights(options: &PostgresOptions) -> OpenError {
     let schema = &options.schema;
     refused(format!(
         "the role of `url` lacks rights: let it own the schema, with \
-         `CREATE SCHEMA {schema} AUTHORIZATION …`, or `GRANT CREATE ON DATABASE …` for it to make one"
+         `CREATE SCHEMA {schema} AUTHORIZATION …`, or `GRANT CREATE ON DATABASE …` for it to make one; what \
+         it needs on tables of another role stands on top of `suki-relay spool migrate --print`"
     ))
 }
 

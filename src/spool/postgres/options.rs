@@ -50,6 +50,9 @@ pub struct ServerTls {
 /// One to write, one to listen, one to claim with while an operator reads.
 pub const CONNECTIONS_MIN: usize = 4;
 
+/// The longest identifier that PostgreSQL does not cut.
+const SCHEMA_LENGTH_MAX: usize = 63;
+
 /// Settings that libpq knows and that `spool.postgres.tls` decides here.
 const OF_TLS: [&str; 3] = ["sslmode", "sslrootcert", "sslnegotiation"];
 
@@ -92,6 +95,26 @@ impl PostgresOptions {
             server.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         Ok(server)
+    }
+
+    /// A name that needs no quotes, and is no schema of the server's own.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be read after it.
+    pub fn schema(text: &str) -> Result<String, String> {
+        let inner = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        let fits = (1..=SCHEMA_LENGTH_MAX).contains(&text.len())
+            && text.bytes().all(inner)
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+            && !text.starts_with("pg_")
+            && text != "public";
+        if !fits {
+            return Err(format!(
+                "is no schema of this relay's own: 1 to {SCHEMA_LENGTH_MAX} lower-case letters, digits or `_`, \
+                 no digit first; neither `public` nor `pg_…`"
+            ));
+        }
+        Ok(text.to_owned())
     }
 
     /// Whether what is sent stays on this machine.

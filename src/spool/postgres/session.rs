@@ -92,7 +92,13 @@ impl Address {
     /// A session that finds the spool's tables, on a server that can be written to.
     pub async fn open(&self, role: Role) -> Result<Session, Error> {
         let session = self.connect(&role).await?;
-        session.batch(&self.settings(&role)).await?;
+        self.set_up(&session, &role).await?;
+        Ok(session)
+    }
+
+    /// Makes a session as the server gave it one that finds the tables.
+    pub async fn set_up(&self, session: &Session, role: &Role) -> Result<(), Error> {
+        session.batch(&self.settings(role)).await?;
         let row = session
             .ask("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'");
         let read_only: bool = row.await?.try_get(0)?;
@@ -104,7 +110,7 @@ impl Address {
                 .batch(&format!("LISTEN \"{}\"", self.schema))
                 .await?;
         }
-        Ok(session)
+        Ok(())
     }
 
     /// A session as the server gives it. On the spool's own runtime: it must not end with the caller's.
@@ -182,7 +188,11 @@ impl Session {
 
     /// Statements without parameters and without answers.
     pub async fn batch(&self, sql: &str) -> Result<(), Error> {
-        let done = timeout(self.patience, self.client.batch_execute(sql)).await;
+        self.batch_within(sql, self.patience).await
+    }
+
+    pub async fn batch_within(&self, sql: &str, patience: Duration) -> Result<(), Error> {
+        let done = timeout(patience, self.client.batch_execute(sql)).await;
         Ok(done.map_err(|_| Error::TimedOut)??)
     }
 
