@@ -142,6 +142,75 @@ async fn check_connect_asks_the_server() {
     assert!(run(&setup, &["check", "--config"]).status.success());
 }
 
+/// A failover may lead to a server that is there, and worse than none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_primary_that_would_not_keep_what_it_is_given_gets_nothing() {
+    const CASES: [(&str, &str, &str); 5] = [
+        (
+            "ALTER SYSTEM SET fsync = off",
+            "ALTER SYSTEM RESET fsync",
+            "`fsync` is off there",
+        ),
+        (
+            "ALTER SYSTEM SET synchronous_commit = off",
+            "ALTER SYSTEM RESET synchronous_commit",
+            "`synchronous_commit` is off there",
+        ),
+        (STANDBY, STANDBY, "the server is a standby"),
+        (
+            "UPDATE suki_relay.format SET version = version + 1",
+            "UPDATE suki_relay.format SET version = version - 1",
+            "made by a newer suki-relay",
+        ),
+        (
+            "ALTER TABLE suki_relay.content SET UNLOGGED",
+            "ALTER TABLE suki_relay.content SET LOGGED",
+            "`suki_relay.content` is unlogged",
+        ),
+    ];
+    const STANDBY: &str = "";
+    const THERE: &str = "SELECT count(*) FROM suki_relay.notification";
+    let mut server = Postgres::start("");
+    let signal = server.path().join("data/standby.signal");
+    let target = Target::accepting().await;
+    let setup = setup(&server, &target);
+    setup.reword("listen:", "listen:\n  limits: { ack_timeout: 300ms }");
+    let relay = setup.start();
+    let sender = relay.sender();
+    let posted = std::cell::Cell::new(0);
+    let post = async || {
+        let new = body(posted.replace(posted.get() + 1));
+        sender.post(new).await.expect("an answer").status
+    };
+    for (harm, mend, reason) in CASES {
+        eventually("it is accepted", async || post().await == 200).await;
+        let there = server.sql(THERE);
+        if harm == STANDBY {
+            server.kill();
+            std::fs::write(&signal, "").expect("writes");
+        } else {
+            server.sql(harm);
+            server.kill();
+        }
+        server.run();
+        eventually(reason, async || {
+            assert_eq!(post().await, 500, "{reason}");
+            let is_told = |line: &serde_json::Value| line["error"].to_string().contains(reason);
+            relay.log().iter().any(is_told)
+        })
+        .await;
+        assert_eq!(server.sql(THERE), there, "{reason}");
+        if mend == STANDBY {
+            std::fs::remove_file(&signal).expect("removes");
+        } else {
+            server.sql(mend);
+        }
+        server.kill();
+        server.run();
+    }
+    eventually("it is accepted", async || post().await == 200).await;
+}
+
 /// As one who applies migrations by hand has it: another role owns the tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_runs_on_printed_tables_by_a_role_that_may_make_nothing() {

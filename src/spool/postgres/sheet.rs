@@ -124,7 +124,8 @@ impl Sheet {
         let Some(delivery) = self.deliveries.get_mut(&key) else {
             return;
         };
-        let ours = delivery.owner == Some(self.relay);
+        let ours =
+            delivery.owner == Some(self.relay) || cfg!(sabotage = "settled-though-it-was-taken");
         if !ours || delivery.row.state != DeliveryState::Pending {
             return;
         }

@@ -224,6 +224,10 @@ async fn finish(
          WHERE n.seq = i.seq";
     // A commit that wrote nothing waits for no standby. This writes, and so waits for all before it.
     const MARKER: &str = "SELECT pg_logical_emit_message(true, 'suki-relay', '')";
+    let before = before && !cfg!(sabotage = "kept-before-by-a-commit-of-nothing");
+    if cfg!(sabotage = "mark-in-a-transaction-apart") {
+        session.batch("COMMIT; BEGIN").await?;
+    }
     let statements = [
         session.statement(CONTENT).await?,
         session.statement(ADD).await?,
@@ -251,11 +255,13 @@ async fn finish(
     );
     // A COMMIT after an error rolls back and says that it went well: each answer counts.
     for done in [content, added, changed, stood, posted, tallied] {
-        done?;
+        if !cfg!(sabotage = "rollback-taken-for-a-commit") {
+            done?;
+        }
     }
     marked?;
     committed?;
-    if session.was_warned() {
+    if session.was_warned() && !cfg!(sabotage = "warning-taken-for-a-promise") {
         return Err(Error::Doubtful);
     }
     Ok(())

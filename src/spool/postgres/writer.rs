@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::fault::{Error, Fault};
-use super::session::Session;
+use super::session::{Role, Session};
 use super::sheet::Books;
 use super::{Shared, attendant, inspect, transaction};
 use crate::spool::disk::ledger::Step;
 use crate::spool::disk::queue::{Batch, Taken};
 use crate::spool::metrics::Op;
 use crate::spool::orders::Order;
-use crate::spool::{AcceptError, CustodyError};
+use crate::spool::{AcceptError, CustodyError, OpenError};
 
 /// How often unwritten settlements are tried again.
 const TICK: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub(super) struct Writer<'s> {
     shared: &'s Shared,
     session: Option<Session>,
     pause: Duration,
+    /// Why the server that is there is not to be used, as it was told last.
+    refusal: Option<String>,
 }
 
 impl<'s> Writer<'s> {
@@ -53,6 +55,7 @@ impl<'s> Writer<'s> {
             shared,
             session,
             pause: PAUSE_MIN,
+            refusal: None,
         }
     }
 
@@ -171,7 +174,7 @@ impl<'s> Writer<'s> {
             let fault = error.fault();
             self.shared.metrics.error(Op::Commit);
             if fault == Fault::Away {
-                self.tell_away(&error);
+                self.tell_away(&error, None);
                 session.abandon(&self.shared.runtime);
                 return Err(fault);
             }
@@ -191,25 +194,46 @@ impl<'s> Writer<'s> {
         if let Some(session) = self.session.take().filter(Session::is_usable) {
             return Some(session);
         }
-        match inspect::writer(&self.shared.address, &self.shared.options).await {
+        match self.reconnect().await {
             Ok(session) => {
                 if self.shared.away.swap(false, Ordering::AcqRel) {
                     tracing::info!("the spool's server is back");
                 }
                 self.pause = PAUSE_MIN;
+                self.refusal = None;
                 Some(session)
             }
             Err(error) => {
-                self.tell_away(&error);
+                let refusal = match &error {
+                    OpenError::Server { what } => Some(what.as_str()),
+                    _ => None,
+                };
+                self.tell_away(&error, refusal);
                 self.pause = (self.pause * 2).min(PAUSE_MAX);
                 None
             }
         }
     }
 
-    /// Once, until it is back.
-    fn tell_away(&self, error: &dyn std::fmt::Display) {
-        if !self.shared.away.swap(true, Ordering::AcqRel) {
+    async fn reconnect(&self) -> Result<Session, OpenError> {
+        let Shared {
+            address, options, ..
+        } = self.shared;
+        if cfg!(sabotage = "new-primary-not-looked-at") {
+            let session = address.open(Role::Writer).await;
+            return session.map_err(|error| inspect::unreachable(&error, options));
+        }
+        inspect::writer(address, options).await
+    }
+
+    /// Once, until it is back; and each reason not to use the one that is there.
+    fn tell_away(&mut self, error: &dyn std::fmt::Display, refusal: Option<&str>) {
+        let was_away = self.shared.away.swap(true, Ordering::AcqRel);
+        let is_news = refusal.is_some() && refusal != self.refusal.as_deref();
+        if is_news {
+            self.refusal = refusal.map(str::to_owned);
+        }
+        if is_news || !was_away {
             let meanwhile = self.shared.meanwhile();
             tracing::error!(%error, "the spool's server is away: {meanwhile}");
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::spool::orders::{Note, Owing};
-use crate::spool::{CustodyError, DeliveryState, Errand, Filter, OpenError, Replay, ReplayTo};
+use crate::spool::{
+    AcceptError, CustodyError, DeliveryState, Errand, Filter, OpenError, Replay, ReplayTo,
+};
 
 /// A server, and as many relays on it.
 fn relays<const N: usize>() -> (server::Postgres, [Spool; N]) {
@@ -200,6 +202,29 @@ async fn a_commit_that_a_standby_may_not_have_is_no_promise() {
     let kept = waiting.await.expect("ends");
     assert_eq!(kept, Ok(Kept::Before(Verdict::Accepted)));
     assert_eq!(a.counts().await.expect("reads").notifications, 2);
+}
+
+/// Whichever of a transaction's statements fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_at_the_server_leaves_nothing_and_is_no_promise() {
+    let (server, [a]) = relays();
+    fill(&a, 1).await;
+    server.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END'",
+    );
+    for table in ["notification", "content", "delivery", "ledger", "tally"] {
+        let table = format!("suki_relay.{table}");
+        server.sql(&format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON {table} EXECUTE FUNCTION refuse()"
+        ));
+        let refused = a.accept(submission(&table, &["ehr"])).await;
+        assert_eq!(refused, Err(AcceptError::Failed), "{table}");
+        server.sql(&format!("DROP TRIGGER refuse ON {table}"));
+        let kept = a.accept(submission(&table, &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now), "{table}");
+    }
+    assert_eq!(due(&a, "ehr").await.len(), 6);
+    assert!(a.audit().await.expect("reads").is_clean());
 }
 
 /// What a failover leaves to a standby that had not heard of the last names: the server's numbers begin anew.
