@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// So long that what reads all of it stands out.
-const BACKLOG: usize = 100_000;
+/// So long that what reads all of it stands out; `PLANS_BACKLOG` asks for a longer one.
+const BACKLOG: u64 = 100_000;
 const RELAYS: usize = 8;
 
 /// Each plan goes to the server's log, with the rows that it really met.
@@ -24,7 +24,8 @@ async fn plans_stay_flat_with_a_long_backlog_and_eight_relays() {
     let relays: [Spool; RELAYS] = std::array::from_fn(|_| open());
     let first = relays[0].accept(submission("first", &["ehr"])).await;
     assert_eq!(first, Ok(Kept::Now));
-    owe_many(&server);
+    let backlog = backlog();
+    owe_many(&server, backlog);
     let begun = server.log().len();
 
     let mut work = tokio::task::JoinSet::new();
@@ -81,27 +82,33 @@ async fn plans_stay_flat_with_a_long_backlog_and_eight_relays() {
     }
 }
 
+fn backlog() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "a test's own knob")]
+    let asked = std::env::var("PLANS_BACKLOG").ok();
+    asked.map_or(BACKLOG, |asked| asked.parse().expect("a number"))
+}
+
 /// Puts the backlog in behind the relays' backs: as many notifications, each owed to one target, due before
 /// what they accept.
-fn owe_many(server: &server::Postgres) {
+fn owe_many(server: &server::Postgres, backlog: u64) {
     server.sql(&format!(
         "SET search_path = suki_relay; SET auto_explain.log_min_duration = -1;
          INSERT INTO notification (source, digest, signed_at, verdict, received_at, pending, dead)
          SELECT source, sha256(convert_to('1:' || n, 'UTF8')), 1, verdict, received_at - n, 1, 0
-         FROM notification, generate_series(1, {BACKLOG}) AS n;
+         FROM notification, generate_series(1, {backlog}) AS n;
          INSERT INTO content
          SELECT m.seq, c.secret, '1', c.signature, NULL, convert_to(n::text, 'UTF8')
-         FROM content AS c, generate_series(1, {BACKLOG}) AS n
+         FROM content AS c, generate_series(1, {backlog}) AS n
          JOIN notification AS m ON m.digest = sha256(convert_to('1:' || n, 'UTF8'));
          INSERT INTO delivery (seq, target, state, attempts, due_at)
          SELECT n.seq, target, 0, 0, received_at
          FROM notification AS n, delivery AS d WHERE n.seq <> d.seq;
-         UPDATE ledger SET accepted = accepted + {BACKLOG} WHERE accepted = 1;
+         UPDATE ledger SET accepted = accepted + {backlog} WHERE accepted = 1;
          ANALYZE"
     ));
     assert_eq!(
         server.sql("SELECT count(*) FROM suki_relay.delivery WHERE state = 0"),
-        (BACKLOG + 1).to_string()
+        (backlog + 1).to_string()
     );
 }
 
