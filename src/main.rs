@@ -1,4 +1,4 @@
-//! The program: arguments, the panic hook, exit codes. The plot is in [`suki_relay::cli`].
+//! The program: arguments, exit codes. The plot is in [`suki_relay::cli`].
 
 use std::process::ExitCode;
 

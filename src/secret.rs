@@ -57,6 +57,23 @@ mod tests {
         assert!(Secret::from_text(b"\n".to_vec()).is_none());
     }
 
+    /// Compiles only while there is no `Display`: with one, two traits have what is asked for.
+    #[test]
+    fn a_secret_cannot_be_displayed_and_is_wiped_when_dropped() {
+        trait Undisplayed<Which> {
+            fn holds() {}
+        }
+        struct Any;
+        struct Displayed;
+        impl<T> Undisplayed<Any> for T {}
+        impl<T: fmt::Display> Undisplayed<Displayed> for T {}
+        fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+
+        <Secret as Undisplayed<_>>::holds();
+        let Secret(bytes) = Secret::from_text(b"hunter2".to_vec()).expect("not empty");
+        is_wiped(&bytes);
+    }
+
     #[test]
     fn debug_shows_nothing_of_a_secret() {
         let secret = Secret::from_text(b"hunter2".to_vec()).expect("not empty");

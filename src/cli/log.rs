@@ -1,13 +1,13 @@
 //! Logging: one line an event, to standard output, and never in anybody's way.
 //!
 //! Lines wait in a bounded queue for a thread that writes them; when it is full they are dropped and
-//! counted, so a reader that stopped reading stops nothing else. A panic logs its place and not its
+//! counted, so a reader that stopped reading stops nothing else. A panic tells its place and not its
 //! message, which might quote what it worked on.
 //!
 //! Whatever level is asked for, other crates are heard from `warn` upwards only: what they print below
 //! that is theirs to choose, and they work on header and body bytes: signatures, and what patients said.
 
-use std::io::{IsTerminal, stdout};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -96,18 +96,30 @@ pub(super) fn start(options: &Options) -> anyhow::Result<Log> {
         .with(lines)
         .try_init()
         .map_err(|error| anyhow::anyhow!("logging is set up already: {error}"))?;
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        tracing::error!(place, "a task panicked; this is a defect, please report it");
-    }));
     Ok(Log {
         lines_dropped,
         set_level,
         _writer: guard,
     })
+}
+
+/// From now on a panic tells its place alone: in the log once there is one, before on standard error.
+pub(super) fn hush_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(place, "a task panicked; this is a defect, please report it");
+        } else {
+            // Within a panic nothing may panic.
+            let _ = writeln!(
+                stderr(),
+                "suki-relay: panicked at {place}; this is a defect, please report it"
+            );
+        }
+    }));
 }
 
 /// A level is a level and not the name of a crate: `inof` would silence everything.
@@ -138,6 +150,24 @@ mod tests {
     fn only_this_crate_is_ours() {
         assert!(is_ours("suki_relay") && is_ours("suki_relay::ingress"));
         assert!(!is_ours("suki_relay_spy") && !is_ours("h2::codec") && !is_ours(""));
+    }
+
+    #[test]
+    fn a_panic_tells_its_place_and_nothing_of_its_message() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let lines = fmt::layer().with_writer(move || writer.try_clone().expect("a pipe"));
+        let subscriber = tracing_subscriber::registry().with(lines);
+        let theirs = std::panic::take_hook();
+        hush_panics();
+        let panicked = tracing::subscriber::with_default(subscriber, || {
+            std::panic::catch_unwind(|| panic!("Jane Doe"))
+        });
+        std::panic::set_hook(theirs);
+        assert!(panicked.is_err());
+        let mut told = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut told).expect("text");
+        assert!(told.contains(file!()) && told.contains("defect"), "{told}");
+        assert!(!told.contains("Jane"), "{told}");
     }
 
     #[test]

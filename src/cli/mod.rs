@@ -70,6 +70,7 @@ pub struct Failure {
 
 /// Runs one command to its end.
 pub fn run(arguments: Arguments, environment: Environment<'static>) -> Result<(), Failure> {
+    log::hush_panics();
     let log = &arguments.log;
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments, log, environment),

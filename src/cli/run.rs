@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigFile, Environment, Failure, check, log, runtime};
@@ -27,6 +28,7 @@ pub(super) fn run(
     environment: Environment<'static>,
 ) -> Result<(), Failure> {
     let log = log::start(options)?;
+    keep_memory_private();
     let config = check::read(&arguments.file, environment)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -54,6 +56,20 @@ pub(super) fn run(
     }
     runtime.shutdown_timeout(THREADS_WAIT);
     ended
+}
+
+/// What this process has in hand is health data and secrets: whatever befalls it leaves no core, and no process of the
+/// same user may look into it. The limit alone would not do: the kernel ignores it where cores go to a program.
+fn keep_memory_private() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let kept = setrlimit(Resource::Core, none)
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "core dumps cannot be turned off; see to it that the host makes none");
+    }
 }
 
 /// Traces are for looking on: without them the relay works.
