@@ -17,6 +17,9 @@ pub fn wall() -> SystemTime {
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// Later than any other.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// The wall clock, now.
     pub fn now() -> Self {
         Self::from(wall())

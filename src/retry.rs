@@ -34,6 +34,11 @@ impl Policy {
         ceiling.mul_f64(chance.clamp(0.0, 1.0)).max(floor)
     }
 
+    /// No wait is longer.
+    pub fn wait_max(&self) -> Duration {
+        self.max.max(RETRY_AFTER_MAX)
+    }
+
     /// Whether a failed attempt was the last: it was begun after `give_up_after` had passed. A relay
     /// that was down for longer than that tries first.
     pub fn gives_up(&self, accepted_at: Timestamp, attempt_began_at: Timestamp) -> bool {
@@ -75,6 +80,7 @@ mod tests {
             let floor = asked.unwrap_or_default().min(RETRY_AFTER_MAX);
             prop_assert!(wait >= floor);
             prop_assert!(wait <= POLICY.max.max(floor));
+            prop_assert!(wait <= POLICY.wait_max());
         }
     }
 

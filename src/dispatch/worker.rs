@@ -24,7 +24,7 @@ use super::window::{FRESH_FOR, Window};
 use super::{House, Phase};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::DuePage;
+use crate::spool::{DuePage, ReadError};
 use crate::target::{Outcome, Target};
 use crate::trace;
 use settling::Durable;
@@ -213,7 +213,7 @@ impl TargetWorker {
     /// Reads a page, and notes when to look again.
     async fn read(&mut self, limit: usize) -> Option<DuePage> {
         let now = Timestamp::now();
-        match self.house.spool.due(&self.name, now, limit).await {
+        match self.due(now, limit).await {
             Ok(page) => {
                 if mem::take(&mut self.reads_fail) {
                     tracing::info!(target = %self.name, "the spool can be read again");
@@ -231,6 +231,22 @@ impl TargetWorker {
                 None
             }
         }
+    }
+
+    /// What is due; if that leaves only what is later than any wait of ours ends, all of it: the clock was set
+    /// back.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<DuePage, ReadError> {
+        let spool = &self.house.spool;
+        let page = spool.due(&self.name, now, limit).await?;
+        let wait_max = self
+            .target
+            .as_ref()
+            .map(|target| target.policy.retry.wait_max());
+        let latest = wait_max.map_or(Timestamp::MAX, |wait| now.plus(wait));
+        if page.next_due_at.is_none_or(|next| next <= latest) {
+            return Ok(page);
+        }
+        spool.due(&self.name, Timestamp::MAX, limit).await
     }
 
     fn begin_attempts(&mut self) {

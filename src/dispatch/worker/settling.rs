@@ -21,8 +21,8 @@ const UNREADABLE_PAUSE: Duration = Duration::from_mins(5);
 /// A settlement that is on stable storage.
 pub struct Durable {
     sequence: i64,
-    /// When the delivery comes back, if it does.
-    due_at: Option<Timestamp>,
+    /// When the delivery comes back, if it does: by a clock that nobody sets.
+    back_at: Option<Instant>,
 }
 
 impl TargetWorker {
@@ -73,23 +73,25 @@ impl TargetWorker {
 
     fn hand_over(&mut self, settlement: Settlement) {
         let sequence = settlement.key.sequence;
-        let due_at = match settlement.result {
-            Settled::Retry { due_at } => Some(due_at),
+        let back_at = match settlement.result {
+            Settled::Retry { due_at } => {
+                let wait = due_at.since(settlement.at).min(LOOK_EVERY);
+                Some(Instant::now() + wait)
+            }
             Settled::Delivered | Settled::DeadLettered => None,
         };
         let durable = self.house.spool.settle(settlement);
         self.settling.spawn(async move {
             // An error means that the spool is gone, and the process with it.
             let _ = durable.await;
-            Durable { sequence, due_at }
+            Durable { sequence, back_at }
         });
     }
 
     pub fn release(&mut self, durable: &Durable) {
         self.window.release(durable.sequence);
-        if let Some(due_at) = durable.due_at {
-            let back = Instant::now() + due_at.since(Timestamp::now()).min(LOOK_EVERY);
-            self.look_at = self.look_at.min(back);
+        if let Some(back_at) = durable.back_at {
+            self.look_at = self.look_at.min(back_at);
         }
     }
 
