@@ -83,8 +83,10 @@ impl Schema {
             .map_err(|error| CompileError(format!("the schema is not JSON: {error}")))?;
         jsonschema::draft202012::meta::validate(&schema).map_err(|error| {
             CompileError(format!(
-                "not a JSON Schema (2020-12): {}: {error}",
-                error.instance_path()
+                "not a JSON Schema (2020-12): {}: {}",
+                error.instance_path(),
+                // The file's path may be a slip, and what it holds a secret.
+                error.masked()
             ))
         })?;
         let validator = jsonschema::draft202012::options()

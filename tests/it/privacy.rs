@@ -1,71 +1,173 @@
-//! Logs: they tell nobody what is in a notification, and hold nobody up.
+//! Outputs: they tell nobody what is in a notification, or what a secret is; and logs hold nobody up.
 
-use std::io::Write;
+mod commands;
+mod memory;
+
+use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use http::Version;
 
-use crate::harness::{Killed, Relay, Sender, Setup, Target, eventually, free_address, get, sign};
+use crate::harness::{
+    Killed, Relay, Sender, Setup, Target, ask, assert_untold, eventually, free_address, get, sign,
+};
+use crate::traces::Collector;
 
 const CONFIG: &str = r#"
 targets:
-  - { name: ehr, http: { url: "TARGET" }, retry: { initial: 100ms, max: 100ms } }
+  - name: ehr
+    http:
+      url: "TARGET?canary-query"
+      headers: { x-key: { file: key }, x-team: "${TEAM}" }
+      bearer_token: { file: token }
+      sign: { secrets: [{ file: signing }] }
+    retry: { initial: 100ms, max: 100ms }
   - { name: dead, http: { url: "http://127.0.0.1:9/" }, retry: { initial: 100ms, max: 100ms } }
 routes:
   - { name: all, to: [ehr, dead] }
   - { name: broken, when: body.error_detail > 2, to: [ehr] }
-  - { name: by-header, when: 'headers["x-extra"] == "CANARY-none"', to: [ehr] }
+  - { name: by-header, when: 'headers["x-extra"] == "${TEAM}"', to: [ehr] }
 "#;
+/// Base64 of `canary canary canary canary`, and of 32 bytes.
+const SIGNING: &str = "whsec_Y2FuYXJ5IGNhbmFyeSBjYW5hcnkgY2FuYXJ5";
+const KEYS: &str = "a Y2FuYXJ5IGNhbmFyeSBjYW5hcnkgY2FuYXJ5MTIzNDU=\n";
+const IN_BASE64: &str = "Y2FuYXJ5";
+/// The operator's.
+const TOKEN: &str = "canary-operator-token";
+
+/// Each secret has a canary.
+fn setup(target: &Target) -> Setup {
+    let setup = Setup::new(&CONFIG.replace("TARGET", &target.url()));
+    for (name, text) in [
+        ("key", "canary-key"),
+        ("token", "canary-token"),
+        ("signing", SIGNING),
+        ("keys", KEYS),
+        ("operator", TOKEN),
+    ] {
+        fs::write(setup.path().join(name), text).expect("writable");
+    }
+    setup.reword("{ path: spool }", "{ path: spool, key_file: keys }");
+    setup.reword(
+        "operator: { address: 127.0.0.1:0 }",
+        "operator: { address: 127.0.0.1:0, token: { file: operator } }",
+    );
+    setup
+}
+
+fn untold(text: &str) {
+    assert_untold(text.lines());
+    assert!(!text.contains(IN_BASE64), "{text}");
+}
+
+fn command(setup: &Setup, collector: &Collector, format: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
+    command.args(["run", "--log-format", format, "--config"]);
+    command.arg(setup.config()).current_dir(setup.path());
+    command
+        .args([
+            "--log-level",
+            "trace,h2=trace,hyper=trace,rustls=trace,suki_relay=trace",
+        ])
+        .env("TEAM", "canary-variable")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
+        .env(
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "authorization=canary-collector",
+        )
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100");
+    command
+}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_field_of_a_notification_is_in_logs_metrics_or_answers_at_any_level() {
+async fn nothing_that_was_sent_and_no_secret_is_in_any_output_at_any_level() {
     let target = Target::start(|n| [503, 302, 429, 200][n % 4]).await;
-    let setup = Setup::new(&CONFIG.replace("TARGET", &target.url()));
-    let relay = setup.start_at("trace,h2=trace,hyper=trace,rustls=trace,suki_relay=trace");
-    let good = r#"{"status":"CANARY-status","session_id":"CANARY-session",
-        "encounter_id":"CANARY-encounter","error_code":"CANARY-code",
-        "error_detail":"CANARY-detail","additional_info":{"CANARY-key":"CANARY-info"},
-        "_links":{"contents":[{"href":"CANARY-href"}]},"CANARY-unknown":["CANARY-item"]}"#;
-    let invalid = r#"{"status":["CANARY-invalid"]}"#;
-    let no_json = "CANARY-no-json {";
-    let mut shown = String::new();
-    let mut secrets = vec!["CANARY".to_owned()];
+    let (setup, collector) = (setup(&target), Collector::start());
+    let mut relay = setup.spawn(command(&setup, &collector, "json"));
     let certificate = setup.path().join("tls.crt");
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let sender = Sender::speaking(version, relay.sender_address, &certificate);
-        for body in [good, invalid, no_json] {
-            let (keys, answers) = post_in_every_way(&sender, body).await;
-            secrets.extend(keys);
-            shown += &answers;
-        }
+        post_everything(&sender).await;
     }
     eventually("targets were tried", async || target.count() >= 4).await;
-    shown += &relay.admin("/CANARY-admin?q=CANARY").await.1;
-    shown += &relay.admin("/metrics").await.1;
-    shown += &what_operators_see(&relay).await;
+    for page in [
+        "/canary-path?canary-query",
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/startupz",
+        "/version",
+    ] {
+        untold(&relay.admin(page).await.1);
+    }
+    see_as_an_operator_does(&setup, &relay).await;
+    fs::write(setup.path().join("signing"), "canary").expect("writable");
+    relay.signal("HUP");
+    relay.log_line("the new config is refused; the old one stays in use");
+    let told = async || {
+        ["attempt", "commit"]
+            .iter()
+            .all(|name| !collector.named(name).is_empty())
+    };
+    eventually("attempts are told", told).await;
     relay.signal("TERM");
-    let mut relay = relay;
     relay.ended().await;
+    for span in collector.spans() {
+        untold(span["text"].as_str().expect("text"));
+    }
+    let [log, errors] = relay.written();
+    untold(&[log, errors].concat().join("\n"));
     let log = relay.log();
     assert!(log.iter().any(|line| line["level"] == "DEBUG"), "{log:?}");
     // None of ours is at this level: such a line is by another crate, and could say anything.
     let foreign = log.iter().find(|line| line["level"] == "TRACE");
     assert_eq!(foreign, None);
-    let lines = log.iter().map(ToString::to_string);
-    for line in lines.chain(shown.lines().map(str::to_owned)) {
-        for secret in &secrets {
-            assert!(!line.contains(secret.as_str()), "{secret}: {line}");
-        }
-    }
+    fs::write(setup.path().join("signing"), SIGNING).expect("writable");
+    see_what_is_left(&setup);
+}
+
+/// The same in words, for a terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_sent_and_no_secret_is_in_a_log_in_words() {
+    let target = Target::start(|n| [503, 302, 429, 200][n % 4]).await;
+    let (setup, collector) = (setup(&target), Collector::start());
+    let address = free_address();
+    setup.reword("address: 127.0.0.1:0\n", &format!("address: {address}\n"));
+    let mut command = command(&setup, &collector, "text");
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut relay = Killed(command.spawn().expect("it starts"));
+    eventually("it listens", async || TcpStream::connect(address).is_ok()).await;
+    post_everything(&Sender::new(address, &setup.path().join("tls.crt"))).await;
+    eventually("targets were tried", async || target.count() >= 4).await;
+    relay.0.kill().expect("killed");
+    let (mut log, mut errors) = (String::new(), String::new());
+    let child = &mut relay.0;
+    child
+        .stdout
+        .take()
+        .expect("piped")
+        .read_to_string(&mut log)
+        .expect("text");
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut errors)
+        .expect("text");
+    assert!(log.contains(" DEBUG "), "{log}");
+    untold(&log);
+    untold(&errors);
 }
 
 /// Lists and orders, over HTTP and by the command; nobody asked for content.
-async fn what_operators_see(relay: &Relay) -> String {
-    let mut seen = String::new();
+async fn see_as_an_operator_does(setup: &Setup, relay: &Relay) {
     let release = "/v1/quarantine/release";
+    let mut seen = String::new();
     for (method, path, order) in [
         ("GET", "/v1/status", ""),
+        ("GET", "/v1/config", ""),
         ("GET", "/v1/notifications?limit=1000", ""),
         ("GET", "/v1/notifications?reason=unverified", ""),
         (
@@ -86,66 +188,127 @@ async fn what_operators_see(relay: &Relay) -> String {
         ("POST", "/v1/dead-letters/replay", "{}"),
         ("POST", "/v1/quarantine/discard", r#"{"count":7777}"#),
     ] {
+        let url = format!("http://{}{path}", relay.operator_address);
+        let request = http::Request::builder().method(method).uri(url);
+        let request = request.header("authorization", format!("Bearer {TOKEN}"));
+        seen += &ask(request, order).await.1.to_string();
+        seen += "\n";
+        // And as who is none.
         seen += &relay.operator(method, path, order).await.1.to_string();
     }
     assert!(
         seen.contains("\"quarantine\""),
         "it saw what there is: {seen}"
     );
+    untold(&seen);
     let url = format!("http://{}", relay.operator_address);
+    let token = setup.path().join("operator");
+    let token = token.to_str().expect("text");
     for words in [
         &["status"][..],
         &["list"],
+        &["list", "--json"],
         &["list", "--reason", "unverified"],
         &["replay"],
         &["discard", "--count", "7777"],
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
-        command.args(["--log-level", "trace", "spool"]).args(words);
-        let said = command.args(["--operator", &url]).output().expect("runs");
-        for said in [said.stdout, said.stderr] {
-            seen += &String::from_utf8_lossy(&said);
-        }
+        let words = [&["--log-level", "trace", "spool"], words].concat();
+        untold(&said(&words, &["--operator", &url, "--token-file", token]));
+        untold(&said(&words, &["--operator", &url]));
     }
-    seen
+}
+
+/// In the folder of a relay that has ended.
+fn see_what_is_left(setup: &Setup) {
+    let (folder, config) = (setup.path().join("spool"), setup.config());
+    let place = [
+        "--path",
+        folder.to_str().expect("text"),
+        "--config",
+        config.to_str().expect("text"),
+    ];
+    let listed = said(&["spool", "list", "--json"], &place);
+    let first: serde_json::Value = listed
+        .lines()
+        .next()
+        .and_then(|line| serde_json::from_str(line).ok())
+        .expect("one");
+    let id = first["id"].as_str().expect("an id");
+    untold(&listed);
+    for words in [
+        &["status", "--audit"][..],
+        &["list"],
+        &["show", id],
+        &["replay", "--dry-run"],
+        &["discard", "--count", "7777"],
+    ] {
+        untold(&said(&[&["spool"], words].concat(), &place));
+    }
+}
+
+/// What a command printed.
+fn said(words: &[&str], more: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
+    command.env("TEAM", "canary-variable");
+    let output = command.args(words).args(more).output().expect("it runs");
+    [output.stdout, output.stderr]
+        .map(|said| String::from_utf8_lossy(&said).into_owned())
+        .concat()
+}
+
+/// Whatever may be sent, in every way that it may.
+async fn post_everything(sender: &Sender) {
+    const GOOD: &str = r#"{"status":"canary-status","session_id":"canary-session",
+        "encounter_id":"canary-encounter","error_code":"canary-code",
+        "error_detail":"canary-detail","additional_info":{"canary-key":"canary-info"},
+        "_links":{"contents":[{"href":"canary-href"}]},"canary-unknown":["canary-item"]}"#;
+    const INVALID: &str = r#"{"status":["canary-invalid"]}"#;
+    const NO_JSON: &str = "canary-no-json {";
+    for body in [GOOD, INVALID, NO_JSON] {
+        post_in_every_way(sender, body).await;
+    }
 }
 
 /// Signed, with a signature of no kind, at no time and forged; by a right and a wrong path and method.
-/// Gives back the signatures and what was answered.
-async fn post_in_every_way(sender: &Sender, body: &'static str) -> (Vec<String>, String) {
+async fn post_in_every_way(sender: &Sender, body: &'static str) {
     let at = sender.generated_at();
-    let (mut keys, mut answers) = (Vec::new(), String::new());
     for (at, key) in [
         (at.as_str(), sign(&at, body.as_bytes())),
         (&at, sign(&at, body.as_bytes())),
-        (&at, "CANARY-signature".to_owned()),
-        ("CANARY-time", sign("CANARY-time", body.as_bytes())),
+        (&at, "canary-signature".to_owned()),
+        ("canary-time", sign("canary-time", body.as_bytes())),
         (&at, "ab".repeat(32)),
     ] {
         let headers = [
             ("x-api-key", key.as_str()),
             ("generated-at", at),
-            ("content-type", "application/CANARY-type"),
-            ("x-extra", "CANARY-extra"),
-            ("cookie", "CANARY-cookie"),
+            ("content-type", "application/canary-type"),
+            ("x-extra", "canary-extra"),
+            ("x-canary-name", "canary-value"),
+            ("cookie", "canary-cookie"),
+            ("user-agent", "canary-agent"),
+            ("tracestate", "vendor=canary-state"),
         ];
         for (method, path) in [
-            ("POST", "/webhooks/notification?q=CANARY-query"),
-            ("POST", "/CANARY-path?q=CANARY-query"),
+            ("POST", "/webhooks/notification?q=canary-query"),
+            ("POST", "/canary-path?q=canary-query"),
             ("CANARY", "/webhooks/notification"),
         ] {
             let answer = sender.request(method, path, &headers, body).await;
-            answers += &answer.expect("an answer").body;
+            untold(&answer.expect("an answer").body);
         }
-        keys.push(key);
     }
-    (keys, answers)
 }
+
+const QUIET: &str = "
+targets: [{ name: dead, http: { url: 'http://127.0.0.1:9/' } }]
+routes: [{ name: all, to: [dead] }]
+";
 
 /// The other end of its pipe is held open and never read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_reads_stops_nothing_and_counts_what_it_drops() {
-    let setup = Setup::new(&CONFIG.replace("TARGET", "http://127.0.0.1:9/"));
+    let setup = Setup::new(QUIET);
     let (sender, admin) = (free_address(), free_address());
     setup.reword("address: 127.0.0.1:0\n", &format!("address: {sender}\n"));
     setup.reword(

@@ -16,14 +16,14 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 
 /// grpcio's server, with OpenTelemetry's own messages.
-struct Collector {
+pub struct Collector {
     _process: Killed,
     port: u64,
     spans: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Collector {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(root.join("tests/python"));
         command.args(["tests/collector.py", "127.0.0.1:0"]);
@@ -47,11 +47,15 @@ impl Collector {
         }
     }
 
-    fn spans(&self) -> Vec<Value> {
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn spans(&self) -> Vec<Value> {
         self.spans.lock().expect("not poisoned").clone()
     }
 
-    fn named(&self, name: &str) -> Vec<Value> {
+    pub fn named(&self, name: &str) -> Vec<Value> {
         let mut spans = self.spans();
         spans.retain(|span| span["name"] == name);
         spans

@@ -29,9 +29,12 @@ def deliver(request, context):
         if context.add_callback(gone.set):
             gone.wait()
     code = CODES[answer.get("code", 0)]
+    # Nobody's business: no output of the relay may have it.
+    context.set_trailing_metadata([("x-canary-name", "canary-value")])
     if code is not grpc.StatusCode.OK and "bytes" not in answer:
-        context.abort(code, "as asked")
+        context.abort(code, "canary-details")
     context.set_code(code)
+    context.set_details("canary-details")
     return bytes(answer.get("bytes", 0))
 
 

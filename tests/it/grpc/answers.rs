@@ -30,7 +30,7 @@ const CODES: [(&str, bool); 17] = [
 async fn each_code_of_a_real_server_is_retried_settled_or_given_up_on() {
     let server = Server::answers(&["127.0.0.1:0"]);
     let setup = Setup::new(&server.target());
-    let relay = setup.start();
+    let relay = setup.start_at("trace");
     let mut expected = BTreeMap::new();
     // With the head, after a message of five bytes, and after one of 10 MiB.
     for form in ["", r#", "bytes": 5"#, r#", "bytes": 10485760"#] {
@@ -58,6 +58,7 @@ async fn each_code_of_a_real_server_is_retried_settled_or_given_up_on() {
         .metric("suki_relay_dead_letters{target=\"audit\"}")
         .await;
     assert!((dead - 3.0 * refused as f64).abs() < 0.1, "{dead}");
+    relay.told_nobody([0; 2]).await;
 }
 
 /// Of all attempts so far.

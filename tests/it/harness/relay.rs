@@ -1,6 +1,6 @@
 //! A relay process of its own, with a folder of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,15 +21,18 @@ pub struct Relay {
     pub admin_address: SocketAddr,
     /// Port 0 if there is none.
     pub operator_address: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Lines,
+    errors: Lines,
     certificate: PathBuf,
 }
+
+type Lines = Arc<Mutex<Vec<String>>>;
 
 impl Setup {
     /// `rest` is the config below `drain:`; sources are added unless it has some.
     pub fn new(rest: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let pair = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]);
+        let pair = rcgen::generate_simple_self_signed(NAMES.map(String::from));
         let pair = pair.expect("a certificate");
         let write = |name: &str, text: &str| {
             std::fs::write(folder.path().join(name), text).expect("writable");
@@ -137,13 +140,18 @@ impl Setup {
 
     /// Starts one that looks names up in this file, which may change.
     pub fn start_with_hosts(&self, hosts: &Path) -> Relay {
-        const WITH: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        self.start_with_mount(hosts, Path::new("/etc/hosts"))
+    }
+
+    /// Starts one that sees the first, a file or a folder, in the place of the second.
+    pub fn start_with_mount(&self, what: &Path, place: &Path) -> Relay {
+        const WITH: &str = r#"mount --bind "$0" "$1" && shift && exec "$@""#;
         let relay = self.command();
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", WITH]);
-        command.arg(hosts).arg(relay.get_program());
-        command.args(relay.get_args()).current_dir(self.path());
-        Relay::spawn(command, self.path().join("tls.crt"))
+        command.args([what, place]).arg(relay.get_program());
+        command.args(relay.get_args());
+        self.start_by(command)
     }
 
     /// Starts one by this command, which leads to [`Setup::command`].
@@ -170,6 +178,9 @@ impl Setup {
     }
 }
 
+/// The third is for who names a server that nobody may hear of.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "canary-sni.localhost"];
+
 const HEAD: &str = "
 listen:
   address: 127.0.0.1:0
@@ -195,16 +206,11 @@ impl Relay {
     fn begin(mut command: Command, certificate: PathBuf) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the relay starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let kept = log.clone();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                kept.lock().expect("not poisoned").push(line);
-            }
-        });
+        let log = kept(child.stdout.take().expect("piped"));
+        let errors = kept(child.stderr.take().expect("piped"));
         let unset = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
             child,
@@ -212,6 +218,7 @@ impl Relay {
             admin_address: unset,
             operator_address: unset,
             log,
+            errors,
             certificate,
         }
     }
@@ -266,7 +273,7 @@ impl Relay {
             assert!(
                 ended.is_none(),
                 "the relay ended: {ended:?}\n{:?}",
-                self.log()
+                self.written()
             );
             assert!(
                 Instant::now() < deadline,
@@ -283,6 +290,11 @@ impl Relay {
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// All that it wrote so far, whatever it is: to standard output and to standard error.
+    pub fn written(&self) -> [Vec<String>; 2] {
+        [&self.log, &self.errors].map(|lines| lines.lock().expect("not poisoned").clone())
     }
 
     pub fn sender(&self) -> Sender {
@@ -348,6 +360,18 @@ impl Relay {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// The lines of an output, as they come.
+fn kept(output: impl Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let kept = lines.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            kept.lock().expect("not poisoned").push(line);
+        }
+    });
+    lines
 }
 
 impl Drop for Relay {

@@ -1,4 +1,4 @@
-//! A target: an HTTP server that keeps what it was sent.
+//! A target: an HTTP server that keeps what it was sent, and answers with words that are nobody's business.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -106,10 +107,14 @@ async fn keep(
     request: hyper::Request<Incoming>,
     kept: &Mutex<Vec<Request>>,
     status: &(dyn Fn(usize) -> u16 + Send + Sync),
-) -> Response<Empty<Bytes>> {
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, 16 << 20).collect().await;
-    let mut answer = Response::new(Empty::new());
+    let mut answer = Response::new(Full::from("canary-answer"));
+    let told = HeaderValue::from_static("canary-told");
+    answer.headers_mut().insert("x-canary-name", told);
+    let reason = ReasonPhrase::from_static(b"canary-reason");
+    answer.extensions_mut().insert(reason);
     let Ok(body) = body else { return answer };
     let mut kept = kept.lock().expect("not poisoned");
     let status = status(kept.len());

@@ -158,7 +158,10 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     ("A14", &["a_good_signature_is_taken_however_it_is_written"]),
     (
         "A15",
-        &["what_no_secret_signed_is_401_and_kept_in_the_ring_alone"],
+        &[
+            "what_no_secret_signed_is_401_and_kept_in_the_ring_alone",
+            "good_ones_are_answered_in_a_flood_of_forged_ones",
+        ],
     ),
     (
         "A16",
@@ -332,6 +335,8 @@ const CATALOGUE: &[(&str, &[&str])] = &[
         "K01",
         &[
             "a_clock_that_jumps_stops_nothing_and_refuses_nobody",
+            "a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clock",
+            "a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing",
             "arithmetic_at_the_ends_of_time_saturates",
         ],
     ),

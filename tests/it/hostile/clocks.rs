@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::fresh;
 use crate::harness::{Relay, Setup, Target, eventually};
@@ -24,6 +26,7 @@ impl Clock {
         clock.set("+0");
         let mut command = setup.command();
         command
+            .args(["--log-level", "trace"])
             .env("LD_PRELOAD", faketime())
             .env("FAKETIME_TIMESTAMP_FILE", &clock.0)
             .env("FAKETIME_NO_CACHE", "1")
@@ -46,7 +49,7 @@ fn to(target: &Target) -> String {
 targets:
   - name: ehr
     http: {{ url: \"{}\" }}
-    retry: {{ initial: 50ms, max: 100ms }}
+    retry: {{ initial: 1s, max: 1s, give_up_after: 24h }}
     breaker: {{ probe_after: 50ms, probe_max: 100ms }}
 routes: [{{ name: all, to: [ehr] }}]
 ",
@@ -72,7 +75,7 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
     // The sender's clock is right. A relay that is a day late, or years ahead, keeps it in quarantine.
     for (offset, timely) in [
         ("+0", true),
-        ("+3600", true),
+        ("+7200", true),
         ("-1800", true),
         ("+315360000", false),
         ("-86400", false),
@@ -95,4 +98,69 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
         let kept = relay.metric(&series).await;
         assert!((kept - count).abs() < 0.1, "K01: {reason}: {kept}");
     }
+    relay.told_nobody([0; 2]).await;
+}
+
+/// A target that fails until it is told not to.
+async fn failing() -> (Target, Arc<AtomicBool>) {
+    let up = Arc::new(AtomicBool::new(false));
+    let is_up = up.clone();
+    let answers = move |_| {
+        if is_up.load(Ordering::Relaxed) {
+            200
+        } else {
+            503
+        }
+    };
+    (Target::start(answers).await, up)
+}
+
+/// Posts one, and waits until an attempt has failed and the next is waited for.
+async fn post_in_vain(relay: &Relay) {
+    let answer = relay.sender().post(fresh()).await.expect("an answer");
+    assert_eq!(answer.status, 200, "K01");
+    let failed = "suki_relay_attempts_total{outcome=\"throttled\",target=\"ehr\"}";
+    eventually("K01: an attempt fails", async || {
+        relay.metric(failed).await > 0.5
+    })
+    .await;
+}
+
+/// By the clock that it was set by, the next attempt is two hours away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clock() {
+    let (target, up) = failing().await;
+    let setup = Setup::new(&to(&target));
+    let (clock, relay) = Clock::start(setup.path(), &setup);
+    clock.set("+7200");
+    post_in_vain(&relay).await;
+    clock.set("+0");
+    up.store(true, Ordering::Relaxed);
+    let delivered = "suki_relay_deliveries_total{result=\"delivered\",target=\"ehr\"}";
+    eventually("K01: it is delivered", async || {
+        relay.metric(delivered).await > 0.5
+    })
+    .await;
+    relay.told_nobody([0; 2]).await;
+}
+
+/// It gives up before its time, and what it gave up on is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing() {
+    let (target, up) = failing().await;
+    let setup = Setup::new(&to(&target));
+    let (clock, relay) = Clock::start(setup.path(), &setup);
+    post_in_vain(&relay).await;
+    clock.set("+315360000");
+    let dead = "suki_relay_dead_letters{target=\"ehr\"}";
+    eventually("K01: it gives up", async || relay.metric(dead).await > 0.5).await;
+    clock.set("+0");
+    up.store(true, Ordering::Relaxed);
+    let tried = target.count();
+    let (status, answer) = relay
+        .operator("POST", "/v1/dead-letters/replay", "{}")
+        .await;
+    assert_eq!(status, 200, "K01: {answer}");
+    eventually("K01: it is delivered", async || target.count() > tried).await;
+    relay.told_nobody([0; 2]).await;
 }

@@ -64,8 +64,9 @@ pub fn head(more: &[(&str, &str)]) -> Vec<u8> {
     let common = [
         (":method", "POST"),
         (":scheme", "https"),
-        (":authority", "localhost"),
-        (":path", "/webhooks/notification"),
+        (":authority", "canary-host"),
+        (":path", "/webhooks/notification?canary-query"),
+        ("x-canary-name", "canary-value"),
     ];
     fields(&[&common, more].concat())
 }

@@ -1,10 +1,10 @@
 //! Rows H01 to H34: HTTP/1 framing.
 
-use super::{Row, fresh, hold, post, whole};
+use super::{FIELDS, LINE, Row, fresh, hold, post, whole};
 
 /// A request of a stranger's, which must never be taken for one of the sender's.
 const HIDDEN: &str =
-    "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\ncontent-length: 6\r\n\r\nhidden";
+    "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\ncontent-length: 6\r\n\r\ncanary";
 
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -127,7 +127,7 @@ async fn chunks_that_are_none_keep_nothing() {
     let trailers = format!("{size}\r\n{body}\r\n0\r\n{many}\r\n");
     rows.push(Row::refused("H17", chunked_post(trailers), &[408]));
     let late = format!(
-        "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n\
+        "{LINE}{FIELDS}transfer-encoding: chunked\r\n\r\n\
          {size}\r\n{body}\r\n0\r\n{}\r\n",
         super::credentials(body.as_bytes())
     );
@@ -167,14 +167,12 @@ async fn heads_that_are_none_are_refused() {
     }
     let long = format!("h: {}\r\n", "x".repeat(500 * 1024));
     rows.push(Row::refused("H21", whole(&long, b"{}"), &[431]));
-    let long = format!("/{}", "x".repeat(70 * 1024));
-    rows.push(Row::refused(
-        "H22",
-        reworded("/notification", &long),
-        &[414],
-    ));
+    // Never whole in a buffer of 64 KiB, so that nobody sees that it is the URI that is long.
+    let long = format!("/{}", "x".repeat(200 * 1024));
+    let long = reworded("/notification", &long);
+    rows.push(Row::refused("H22", long, &[431]));
     for version in ["", " HTTP/1.2", " HTTP/3.0", " http/1.1"] {
-        let line = format!("POST /webhooks/notification{version}\r\n\r\n");
+        let line = format!("POST /webhooks/notification?canary-query{version}\r\n\r\n");
         rows.push(Row::refused("H25", line, &[400]));
     }
     hold("", rows).await;
@@ -183,14 +181,16 @@ async fn heads_that_are_none_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn methods_upgrades_and_expectations_are_answered_plainly() {
     let mut rows = Vec::new();
-    for method in ["GET", "PUT", "TRACE", "post", "HEAD"] {
+    for method in ["GET", "PUT", "TRACE", "post", "HEAD", "CANARY"] {
         let request =
-            format!("{method} /webhooks/notification HTTP/1.1\r\nhost: localhost\r\n\r\n");
+            format!("{method} /webhooks/notification?canary-query HTTP/1.1\r\n{FIELDS}\r\n");
         rows.push(Row::refused("H23", request, &[405]));
     }
-    let all = "OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let elsewhere = format!("POST /canary-path?canary-query HTTP/1.1\r\n{FIELDS}\r\n");
+    rows.push(Row::refused("H23", elsewhere, &[404]));
+    let all = format!("OPTIONS * HTTP/1.1\r\n{FIELDS}\r\n");
     rows.push(Row::refused("H23", all, &[404]));
-    let tunnel = format!("CONNECT localhost:443 HTTP/1.1\r\nhost: localhost\r\n\r\n{HIDDEN}");
+    let tunnel = format!("CONNECT canary-host:443 HTTP/1.1\r\n{FIELDS}\r\n{HIDDEN}");
     rows.push(Row::refused("H24", tunnel, &[404, 401]));
     for protocol in ["websocket", "h2c"] {
         let body = fresh();
@@ -231,7 +231,7 @@ async fn a_body_is_judged_by_its_bytes_and_its_length() {
     }
     for fields in [
         "",
-        "content-type: text/plain\r\n",
+        "content-type: text/canary-type\r\n",
         "content-type: application/json;charset=utf-16\r\n",
         "content-type: \u{fc}\r\n",
     ] {

@@ -132,7 +132,7 @@ async fn what_breaks_the_protocol_is_refused() {
     let malformed = |list: &[(&str, &str)]| headers(list, Taken::Reset(PROTOCOL_ERROR));
     let method = (":method", "POST");
     let scheme = (":scheme", "https");
-    let path = (":path", "/webhooks/notification");
+    let path = (":path", "/webhooks/notification?canary-query");
     let signed = credentials(b"12345");
     let signed: Vec<(&str, &str)> = signed.lines().filter_map(|l| l.split_once(": ")).collect();
     let short = [&signed[..], &[("content-length", "9")]].concat();
@@ -167,7 +167,7 @@ async fn what_breaks_the_protocol_is_refused() {
             taken: Taken::Ended(None),
         },
         headers(
-            &[method, scheme, path, ("X-Upper", "1")],
+            &[method, scheme, path, ("X-Canary", "1")],
             ends(PROTOCOL_ERROR),
         ),
         malformed(&[method, scheme, path, ("connection", "close")]),
@@ -177,12 +177,12 @@ async fn what_breaks_the_protocol_is_refused() {
         malformed(&[scheme, path]),
         // Without a path it is of no source: 404.
         headers(&[method, scheme], Taken::Answered),
-        malformed(&[method, scheme, (":path", "no slash")]),
+        malformed(&[method, scheme, (":path", "canary-path")]),
         headers(
-            &[method, scheme, path, ("x", "a\r\nb: c")],
+            &[method, scheme, path, ("x", "a\r\nb: canary-value")],
             ends(PROTOCOL_ERROR),
         ),
-        malformed(&[method, scheme, path, ("x", "1"), (":path", "/late")]),
+        malformed(&[method, scheme, path, ("x", "1"), (":path", "/canary-path")]),
     ])
     .await;
 }

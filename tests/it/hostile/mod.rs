@@ -1,8 +1,9 @@
 //! A hostile outside: each row of the catalogue of bad inputs, over real sockets, against the running relay.
 //!
-//! After each row the process lives, its memory and descriptors are back where they were, and a good
-//! notification on a new connection is answered 200; after each group of rows, the target has what was
-//! answered 200 and no more, and neither log nor metrics have anything of it.
+//! Whatever is sent has canaries: in path, query, names and values of header fields, name of the server,
+//! body; the target's answers and credentials have, too. After each row the process lives, its memory and
+//! descriptors are back where they were, a good notification on a new connection is answered 200, and no
+//! output has a canary; after each group of rows, the target has what was answered 200 and no more.
 
 mod catalogue;
 mod clients;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use siege::Siege;
 
-use crate::harness::sign;
+use crate::harness::{CANARY, sign};
 
 /// One bad input: the row's id, what is sent on a connection of its own, and the statuses that come back
 /// before the relay ends it.
@@ -51,14 +52,17 @@ impl Row {
     }
 }
 
-/// In every body that is sent, and in no word of the relay's.
-const CANARY: &str = "hostile-";
+/// How each request begins.
+const LINE: &str = "POST /webhooks/notification?canary-query HTTP/1.1\r\n";
+/// What each has beside what it is about.
+const FIELDS: &str = "host: localhost.canary-host\r\nx-canary-name: canary-value\r\ncookie: canary-cookie\r\n\
+    user-agent: canary-agent\r\ntracestate: canary=state\r\nforwarded: for=canary-forwarded\r\n";
 
 /// A valid notification that no other is like.
 fn fresh() -> String {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
-    format!(r#"{{"status":"success","session_id":"{CANARY}{number}"}}"#)
+    format!(r#"{{"status":"success","session_id":"{CANARY}-{number}"}}"#)
 }
 
 fn now() -> String {
@@ -74,9 +78,7 @@ fn credentials(body: &[u8]) -> String {
 /// A request with these fields beside the signature, and the wire form of its body as given.
 fn post(fields: &str, signed: &[u8], wire: &[u8]) -> Vec<u8> {
     let credentials = credentials(signed);
-    let head = format!(
-        "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\n{credentials}{fields}\r\n"
-    );
+    let head = format!("{LINE}{FIELDS}{credentials}{fields}\r\n");
     [head.as_bytes(), wire].concat()
 }
 

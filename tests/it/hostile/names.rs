@@ -59,7 +59,8 @@ fn start_among_enemies(setup: &Setup, hosts: &str) -> Relay {
     write("hosts", hosts);
     write("resolv.conf", &format!("nameserver {RESOLVER}\n"));
     write("nsswitch.conf", "hosts: files dns\n");
-    let relay = setup.command();
+    let mut relay = setup.command();
+    relay.args(["--log-level", "trace"]);
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", BIND]);
     command.arg(relay.get_program()).args(relay.get_args());
@@ -155,6 +156,7 @@ async fn a_hostile_resolver_leads_nowhere_and_holds_up_no_other_target() {
     .await;
     let held = super::resident_kib(relay.pid());
     assert!(held < 64 * 1024, "G01: {held} KiB");
+    relay.told_nobody([0; 2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,4 +183,5 @@ async fn a_target_that_flaps_or_is_half_dead_gets_everything_and_others_once() {
     assert_eq!(partly.count(), owed.len(), "G18: each once");
     let failed = attempts(&relay, "partly", "connect").await;
     assert!(failed < 0.5, "G18: the live address is found: {failed}");
+    relay.told_nobody([0; 2]).await;
 }

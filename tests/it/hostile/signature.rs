@@ -1,10 +1,13 @@
 //! Rows A01 to A16: signatures and timestamps.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use suki_relay::clock::Timestamp;
+use tokio::task::JoinSet;
 
-use super::{Row, fresh, hold, now};
+use super::siege::Siege;
+use super::{FIELDS, LINE, Row, fresh, hold, now};
 use crate::harness::{sign, sign_by};
 
 /// The second secret is what Cargo tells every test.
@@ -25,9 +28,8 @@ fn request(signature: &str, at: &str, body: &str) -> Vec<u8> {
 
 fn raw(fields: &[u8], body: &str) -> Vec<u8> {
     let length = body.len();
-    let line = "POST /webhooks/notification HTTP/1.1\r\nhost: localhost\r\n";
-    let end = format!("content-length: {length}\r\n\r\n{body}");
-    [line.as_bytes(), fields, end.as_bytes()].concat()
+    let end = format!("{FIELDS}content-length: {length}\r\n\r\n{body}");
+    [LINE.as_bytes(), fields, end.as_bytes()].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +46,7 @@ async fn a_signature_that_is_none_is_401() {
         &"xy".repeat(32),
         "\u{fc}\u{fc}",
         &format!("sha256={good}"),
+        "canary-signature",
         "uTfs5vNnXAHDRySdgYH5PqScsFWcXyzDnSmFzzhwpcw=",
     ] {
         rows.push(Row::refused("A01 A04", request(bad, &at, &body), &[401]));
@@ -102,6 +105,38 @@ async fn a_good_signature_is_taken_however_it_is_written() {
     hold(ROTATING, rows).await;
 }
 
+/// From many connections, and twenty times as many as the good ones, which nobody lets wait for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn good_ones_are_answered_in_a_flood_of_forged_ones() {
+    const FORGERS: usize = 8;
+    const EACH: usize = 125;
+    const GOOD: usize = 50;
+    let siege = Siege::begin("").await;
+    let mut forgers = JoinSet::new();
+    for _ in 0..FORGERS {
+        let sender = siege.relay.sender();
+        forgers.spawn(async move {
+            for _ in 0..EACH {
+                let (at, body) = (now(), fresh());
+                let forged = sign_by("a forger's own secret", &at, body.as_bytes());
+                let answer = sender.send(&at, &forged, body).await;
+                assert_eq!(answer.expect("an answer").status, 401, "A15");
+            }
+        });
+    }
+    let (sender, mut owed) = (siege.relay.sender(), BTreeSet::new());
+    for _ in 0..GOOD {
+        let body = fresh();
+        let answer = sender.post(body.clone()).await.expect("an answer");
+        assert_eq!(answer.status, 200, "A15");
+        owed.insert(body.into_bytes());
+    }
+    while let Some(forger) = forgers.join_next().await {
+        forger.expect("all are refused");
+    }
+    siege.lift(owed).await;
+}
+
 /// Only what is neither stale nor ahead is delivered; all of it is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_untimely_notification_is_never_refused() {
@@ -123,7 +158,7 @@ async fn an_untimely_notification_is_never_refused() {
         let row = Row::refused("A09", bytes, &[200]);
         rows.push(if timely { row.owed(body) } else { row });
     }
-    for at in ["9223372036854775808", "1e12", "yesterday", "0x10"] {
+    for at in ["9223372036854775808", "1e12", "canary-time", "0x10"] {
         let body = fresh();
         let bytes = request(&sign(at, body.as_bytes()), at, &body);
         rows.push(Row::refused("A09", bytes, &[200]));
