@@ -9,6 +9,6 @@ for line in sys.stdin:
     request = json.loads(line)
     try:
         Webhook(request["secret"]).verify(request["body"], request["headers"])
-        print("genuine")
+        print("genuine", flush=True)
     except WebhookVerificationError as error:
-        print(error)
+        print(error, flush=True)

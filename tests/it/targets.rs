@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Relay, Request, Setup, Target, eventually};
+use crate::harness::{Killed, Relay, Request, Setup, Target, eventually};
 
 const BODY: &str = r#"{"status": "success", "session_id": "s", "encounter_id": "e"}"#;
 
@@ -66,40 +66,53 @@ routes: [{{ name: all, to: [ehr] }}]
 const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD5AAmFBpYYCg=";
 
-/// What the reference library says of a request, checked with this secret.
-fn judged(request: &Request, body: &str, secret: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut python = Command::new(root.join("tests/python"))
-        .arg(root.join("tests/standard_webhooks.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let headers: serde_json::Map<_, _> = request
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").into()))
-        .collect();
-    let line = serde_json::json!({ "headers": headers, "body": body, "secret": secret });
-    let mut input = python.stdin.take().expect("piped");
-    writeln!(input, "{line}").expect("written");
-    drop(input);
-    let output = python.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{output:?}");
-    let told = String::from_utf8(output.stdout).expect("text");
-    told.trim().to_owned()
+/// The reference library, in Python.
+struct Library {
+    input: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    _process: Killed,
 }
 
-fn assert_signed_by(request: &Request, secrets: &[&str]) {
-    let body = std::str::from_utf8(&request.body).expect("text");
-    for secret in [OLD, NEW] {
-        let genuine = judged(request, body, secret) == "genuine";
-        assert_eq!(genuine, secrets.contains(&secret), "{secret}: {request:?}");
+impl Library {
+    fn start() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut python = Command::new(root.join("tests/python"))
+            .arg(root.join("tests/standard_webhooks.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        Self {
+            input: python.stdin.take().expect("piped"),
+            answers: BufReader::new(python.stdout.take().expect("piped")).lines(),
+            _process: Killed(python),
+        }
     }
-    let other = body.replace("success", "failure");
-    assert_ne!(judged(request, &other, secrets[0]), "genuine");
-    let signatures = request.header("webhook-signature").split(' ').count();
-    assert_eq!(signatures, secrets.len());
+
+    /// Whether it takes a request with this body, checked with this secret, for a genuine one.
+    fn believes(&mut self, request: &Request, body: &str, secret: &str) -> bool {
+        let headers: serde_json::Map<_, _> = request
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().expect("text").into()))
+            .collect();
+        let line = serde_json::json!({ "headers": headers, "body": body, "secret": secret });
+        writeln!(self.input, "{line}").expect("written");
+        let answer = self.answers.next().expect("an answer");
+        answer.expect("text") == "genuine"
+    }
+
+    fn assert_signed_by(&mut self, request: &Request, secrets: &[&str]) {
+        let body = std::str::from_utf8(&request.body).expect("text");
+        for secret in [OLD, NEW] {
+            let genuine = self.believes(request, body, secret);
+            assert_eq!(genuine, secrets.contains(&secret), "{secret}: {request:?}");
+        }
+        let other = body.replace("success", "failure");
+        assert!(!self.believes(request, &other, secrets[0]));
+        let signatures = request.header("webhook-signature").split(' ').count();
+        assert_eq!(signatures, secrets.len());
+    }
 }
 
 /// Posts a notification of its own, and returns how it arrives.
@@ -152,6 +165,7 @@ routes: [{{ name: all, to: [ehr] }}]
     };
     put("signing", OLD);
     let relay = setup.start();
+    let mut library = Library::start();
 
     let answer = relay.sender().post(BODY).await.expect("an answer");
     assert_eq!(answer.status, 200);
@@ -165,15 +179,15 @@ routes: [{{ name: all, to: [ehr] }}]
     let attempts = target.requests();
     let (first, last) = (&attempts[0], &attempts[attempts.len() - 1]);
     assert_eq!(first.header("webhook-id"), last.header("webhook-id"));
-    assert_signed_by(first, &[OLD]);
-    assert_signed_by(last, &[OLD]);
+    library.assert_signed_by(first, &[OLD]);
+    library.assert_signed_by(last, &[OLD]);
 
     put("next", NEW);
     reloaded(&relay, 1.0).await;
-    assert_signed_by(&delivered(&relay, &target, "both").await, &[OLD, NEW]);
+    library.assert_signed_by(&delivered(&relay, &target, "both").await, &[OLD, NEW]);
 
     fs::remove_file(setup.path().join("next")).expect("removed");
     put("signing", NEW);
     reloaded(&relay, 2.0).await;
-    assert_signed_by(&delivered(&relay, &target, "new").await, &[NEW]);
+    library.assert_signed_by(&delivered(&relay, &target, "new").await, &[NEW]);
 }
