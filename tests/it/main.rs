@@ -20,6 +20,7 @@ mod grpc;
 mod hostile;
 mod house;
 mod killloop;
+mod mounts;
 mod mutated;
 mod observe;
 mod operator;
