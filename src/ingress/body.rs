@@ -1,14 +1,15 @@
 //! Reading a body: bounded in bytes, in time, and in what all bodies take together.
 //!
-//! Bytes are paid for out of the common [`Budget`] as they come, not as they are announced: a client
-//! that announces much and sends little holds little. A complete body carries its share along: whoever
-//! holds the last of it, the spool's queue at times, gives the share back by letting go.
+//! Room is made for bytes as they come, not as they are announced, and paid for out of the common
+//! [`Budget`]: a client that announces much and sends little holds little, and all bodies together take no
+//! more memory than the budget has. A complete body carries its share along: whoever holds the last of it,
+//! the spool's queue at times, gives the share back by letting go.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -16,15 +17,12 @@ use tokio::time::timeout;
 use super::Limits;
 use super::reply::Rejection;
 
-/// Bytes set aside at once for a body whose length is announced.
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
-
 /// Bytes that all bodies in flight may hold together.
 pub struct Budget(Arc<Semaphore>);
 
 /// A complete body, and its share of the budget, which goes back when dropped.
 struct Paid {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     _share: Share,
 }
 
@@ -74,7 +72,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut bytes = BytesMut::with_capacity(announced.min(AHEAD_BYTES_MAX));
+    let mut bytes = Vec::new();
     let mut share = None;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Rejection::Timeout)?;
@@ -84,7 +82,15 @@ where
         if data.len() > limit_bytes - bytes.len() {
             return Err(Rejection::TooLarge);
         }
-        budget.add(&mut share, data.len())?;
+        let needed = bytes.len() + data.len();
+        let most = if announced < needed {
+            limit_bytes
+        } else {
+            announced
+        };
+        let room = room(bytes.capacity(), needed, most);
+        budget.add(&mut share, room - bytes.capacity())?;
+        bytes.reserve_exact(room - bytes.len());
         bytes.extend_from_slice(&data);
     }
     let paid = Paid {
@@ -94,9 +100,22 @@ where
     Ok(Bytes::from_owner(paid))
 }
 
+/// The room that a body is to have: twice what it had, so that not every frame has those before it copied.
+fn room(room: usize, needed: usize, most: usize) -> usize {
+    if needed <= room {
+        return room;
+    }
+    needed.max((2 * room).min(most))
+}
+
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use futures_util::stream;
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::{Frame, SizeHint};
 
     use super::*;
 
@@ -130,5 +149,47 @@ mod tests {
         );
         drop(part);
         assert!(read(100, 100, &budget).await.is_ok());
+    }
+
+    /// A body that says how long it is.
+    struct Announced<B>(B, u64);
+
+    impl<B: Body<Data = Bytes> + Unpin> Body for Announced<B> {
+        type Data = Bytes;
+        type Error = B::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let mut hint = SizeHint::new();
+            hint.set_lower(self.1);
+            hint
+        }
+    }
+
+    fn tens(
+        count: usize,
+        announced: u64,
+    ) -> Announced<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
+        let ten = || Ok(Frame::data(Bytes::from_static(b"ten bytes.")));
+        let frames = std::iter::repeat_with(ten).take(count);
+        Announced(StreamBody::new(stream::iter(frames)), announced)
+    }
+
+    #[tokio::test]
+    async fn room_is_paid_for_as_it_is_made_and_doubles_no_further_than_announced() {
+        // 10, 20, 40, 80, 160 if nobody says where it ends, and there may be so much.
+        for (announced, limit, paid) in [(100, 1000, 100), (0, 1000, 160), (0, 120, 120)] {
+            for (budget, fits) in [(paid, true), (paid - 1, false)] {
+                let budget = Budget::new(budget);
+                let read = frames(&mut tens(10, announced), limit, &budget).await;
+                assert_eq!(read.is_ok(), fits, "{announced} announced, {paid} paid");
+            }
+        }
     }
 }
