@@ -3,13 +3,18 @@
 //! Promises and limits:
 //! * A schema stands alone: a reference to another document, by file or network, does not compile.
 //! * Regular expressions run in linear time (the `regex` engine; no look-around, no back-references).
-//! * A body nested deeper than 128 levels is not JSON to us (the limit of `serde_json`).
+//! * A body nested deeper than 128 levels is not JSON to us (the limit of `serde_json`), nor is one of more than
+//!   [`VALUES_MAX`] values: parsed, a small value takes a hundred times its bytes.
 //! * [`Violation`]s quote the body: they are for `explain` on an operator's terminal, never for a log.
 
 use std::fmt;
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
+
+/// Values in one body, by their commas; a list or a map, which costs more than what is in it, counts for two
+/// more. Suki sends some thirty. `cargo bench --bench bounds -- judge` has what the worst body costs then.
+pub const VALUES_MAX: usize = 1 << 17;
 
 /// The statuses that Suki documents. Timeouts and cancellations are documented as events, but not
 /// how their status is spelled.
@@ -105,7 +110,7 @@ impl Schema {
     /// # Errors
     /// [`Invalid`] if it is not JSON or violates the schema.
     pub fn parse(&self, body: &[u8]) -> Result<Value, Invalid> {
-        let value: Value = serde_json::from_slice(body).map_err(|_| Invalid)?;
+        let value = value(body).map_err(|_| Invalid)?;
         if self.validator.is_valid(&value) && self.status_allowed(&value) {
             Ok(value)
         } else {
@@ -115,12 +120,12 @@ impl Schema {
 
     /// Everything that is wrong with a body; empty if nothing is.
     pub fn violations(&self, body: &[u8]) -> Vec<Violation> {
-        let value: Value = match serde_json::from_slice(body) {
+        let value = match value(body) {
             Ok(value) => value,
-            Err(error) => {
+            Err(problem) => {
                 return vec![Violation {
                     pointer: String::new(),
-                    problem: format!("not JSON: {error}"),
+                    problem,
                 }];
             }
         };
@@ -147,6 +152,29 @@ impl Schema {
                 .as_str()
                 .is_some_and(|status| KNOWN_STATUSES.contains(&status))
     }
+}
+
+fn value(body: &[u8]) -> Result<Value, String> {
+    if weight(body) > VALUES_MAX {
+        return Err(format!("more than {VALUES_MAX} values"));
+    }
+    serde_json::from_slice(body).map_err(|error| format!("not JSON: {error}"))
+}
+
+/// As [`VALUES_MAX`] counts, of what is JSON.
+fn weight(body: &[u8]) -> usize {
+    let (mut weight, mut in_text, mut escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b',' if !in_text => weight += 1,
+            b'[' | b'{' if !in_text => weight += 2,
+            _ => {}
+        }
+    }
+    weight
 }
 
 impl fmt::Debug for Schema {
@@ -282,6 +310,29 @@ mod tests {
         ] {
             assert_eq!(lenient().parse(body.as_bytes()), Err(Invalid));
         }
+    }
+
+    #[test]
+    fn a_body_of_too_many_values_is_invalid_and_text_is_one_value() {
+        let open = r#"{"status":"success","session_id":"s","x":["#;
+        let bytes = |middle: &str, count: usize| format!("{open}{}0]}}", middle.repeat(count));
+        // Of the outer map, its three fields and their list: 1 + 2 + 2 + 2.
+        for (middle, weight) in [("0,", 1), ("[],", 3), ("{\"a\":0},", 3)] {
+            let most = (VALUES_MAX - 7) / weight;
+            let (fits, is_more) = (bytes(middle, most), bytes(middle, most + 1));
+            assert!(lenient().parse(fits.as_bytes()).is_ok(), "{middle}");
+            assert_eq!(
+                lenient().parse(is_more.as_bytes()),
+                Err(Invalid),
+                "{middle}"
+            );
+            let violations = lenient().violations(is_more.as_bytes());
+            assert_eq!(violations[0].problem, "more than 131072 values");
+        }
+        let text = bytes(r#""\\","\",[{","#, 10) + " ";
+        assert!(lenient().parse(text.as_bytes()).is_ok());
+        let text = format!(r#"{open}"{}"]}}"#, r#"\",[{,\\"#.repeat(VALUES_MAX));
+        assert!(lenient().parse(text.as_bytes()).is_ok());
     }
 
     #[test]

@@ -92,6 +92,14 @@ async fn large_and_strange_bodies_are_opaque_bytes() {
             keys(|n| format!("{n:017b}").replace('0', "Aa").replace('1', "BB")),
         ),
         taken("J07", with(&format!(r#""x":[{}0]"#, "0,".repeat(100_000)))),
+        invalid(
+            "J07",
+            with(&format!(r#""x":[{}0]"#, "0,".repeat(1 << 20))).as_bytes(),
+        ),
+        invalid(
+            "J07",
+            with(&format!(r#""x":[{}0]"#, "{\"a\":0},".repeat(100_000))).as_bytes(),
+        ),
         taken(
             "J09",
             with(r#""__proto__":{"x":1},"unknown":[{"deep":null}]"#),
