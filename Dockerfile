@@ -7,12 +7,14 @@
 # in the same folder, so no other path is in it. tests/image tries what the commands below make.
 
 FROM rust:1.95-bookworm AS build
+RUN cargo install --quiet --locked cargo-auditable --version 0.7.7
 WORKDIR /build
 COPY . .
 ARG REVISION=unknown
 ARG SOURCE_DATE_EPOCH=0
 ENV SUKI_RELAY_REVISION=$REVISION SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH
-RUN cargo build --release --locked --bin suki-relay
+# The binary carries the list of its crates: `cargo audit bin`, trivy, grype and others read it.
+RUN cargo auditable build --release --locked --bin suki-relay
 
 # glibc, libgcc, roots of trust; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot

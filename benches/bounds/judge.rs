@@ -10,6 +10,7 @@ use suki_relay::clock::Timestamp;
 use suki_relay::config::Config;
 use suki_relay::notification::Notification;
 use suki_relay::routing::{Routing, judge};
+use suki_relay::schema::VALUES_MAX;
 use suki_relay::secret::Secret;
 use suki_relay::verify::{Signed, signature};
 
@@ -22,14 +23,15 @@ targets: [{ name: t, http: { url: 'http://127.0.0.1:1/' } }]
 routes: [{ name: all, when: 'body.status == \"success\"', to: [t] }]
 ";
 
-/// Bodies that are valid, and dense in values: what each repeats.
-const DENSE: [(&str, &str); 6] = [
-    ("zeros", "0,"),
-    ("empty strings", "\"\","),
-    ("short strings", "\"a\","),
-    ("empty lists", "[],"),
-    ("lists of one", "[0],"),
-    ("maps of one", "{\"a\":0},"),
+/// Bodies that are valid and dense in values, of which there are as many as may be: what each repeats, and what
+/// that counts for.
+const DENSE: [(&str, &str, usize); 6] = [
+    ("zeros", "0,", 1),
+    ("empty strings", "\"\",", 1),
+    ("short strings", "\"a\",", 1),
+    ("empty lists", "[],", 3),
+    ("lists of one", "[0],", 3),
+    ("maps of one", "{\"a\":0},", 3),
 ];
 
 const MIB: usize = 1 << 20;
@@ -62,8 +64,8 @@ pub fn measure() -> Vec<Row> {
 }
 
 fn worst(routing: &Routing, bytes: usize) -> (&'static str, Duration) {
-    let each = DENSE.map(|(what, unit)| {
-        let body = dense(unit, bytes);
+    let each = DENSE.map(|(what, unit, weight)| {
+        let body = dense(unit, weight, bytes);
         let mut tries: Vec<_> = (0..5).map(|_| once(routing, &body)).collect();
         tries.sort_unstable();
         (what, tries[2])
@@ -72,11 +74,14 @@ fn worst(routing: &Routing, bytes: usize) -> (&'static str, Duration) {
     worst.expect("some")
 }
 
-fn dense(unit: &str, bytes: usize) -> Bytes {
+/// What is left of it is one text that takes long to read.
+fn dense(unit: &str, weight: usize, bytes: usize) -> Bytes {
     let open = r#"{"status":"success","session_id":"s","additional_info":{"a":["#;
-    let close = "0]}}";
-    let count = (bytes - open.len() - close.len()) / unit.len();
-    (open.to_owned() + &unit.repeat(count) + close).into()
+    let close = r#""]}}"#;
+    let room = bytes - open.len() - close.len() - 1;
+    let count = ((VALUES_MAX - 10) / weight).min(room / unit.len());
+    let text = r"\u00e9".repeat((room - count * unit.len()) / 6);
+    (open.to_owned() + &unit.repeat(count) + "\"" + &text + close).into()
 }
 
 fn once(routing: &Routing, body: &Bytes) -> Duration {

@@ -37,7 +37,8 @@ pub struct Tally {
     pub answered: u64,
     pub refused: u64,
     elapsed: Duration,
-    latencies: Vec<Duration>,
+    /// Sorted.
+    pub latencies: Vec<Duration>,
 }
 
 impl Load {
@@ -96,12 +97,14 @@ impl Load {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        runtime.expect("a runtime").block_on(async {
-            let mut connection = self.connect().await;
-            let (took, status) = self.post(&mut connection).await;
-            assert_eq!(status, 200);
-            took
-        })
+        runtime.expect("a runtime").block_on(self.one())
+    }
+
+    pub async fn one(&self) -> Duration {
+        let mut connection = self.connect().await;
+        let (took, status) = self.post(&mut connection).await;
+        assert_eq!(status, 200);
+        took
     }
 
     async fn post_until(self: Arc<Self>, deadline: Instant) -> Tally {

@@ -5,10 +5,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Kernel ticks a second in `/proc/PID/stat`; fixed at 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// A whole request for the metrics.
+pub const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n";
 /// How long deliveries may take after the load ends.
 const SETTLE_WAIT: Duration = Duration::from_mins(2);
 
@@ -16,8 +21,10 @@ pub struct Server {
     child: Child,
     pub address: SocketAddr,
     pub certificate: PathBuf,
-    /// Set for a relay that delivers.
-    admin: Option<SocketAddr>,
+    /// Set for a relay that tells of itself.
+    pub admin: Option<SocketAddr>,
+    /// Whoever holds it keeps the log from being read.
+    log: Arc<Mutex<()>>,
 }
 
 impl Server {
@@ -31,9 +38,14 @@ impl Server {
 
     /// Without a target, deliveries are owed to an address where nobody listens.
     pub fn relay(folder: &Path, name: &str, target: Option<SocketAddr>, encrypted: bool) -> Self {
+        let config = Self::config(name, target, encrypted);
+        Self::configured(folder, name, &config, target.is_some())
+    }
+
+    pub fn config(name: &str, target: Option<SocketAddr>, encrypted: bool) -> String {
         let keys = if encrypted { ", key_file: keys" } else { "" };
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-        let config = format!(
+        format!(
             "listen: {{ address: 127.0.0.1:0, tls: {{ certificate: tls.crt, private_key: tls.key }} }}\n\
              admin: {{ address: 127.0.0.1:0, operator: null }}\n\
              spool: {{ disk: {{ path: spool-{name}{keys} }} }}\n\
@@ -41,16 +53,26 @@ impl Server {
              targets: [{{ name: t, http: {{ url: 'http://{}/' }} }}]\n\
              routes: [{{ name: all, to: [t] }}]\n",
             target.unwrap_or(nobody)
-        );
-        Self::configured(folder, name, &config, target.is_some())
+        )
     }
 
-    /// A relay on this config; `tells`: it is waited for by [`Server::wait_until_settled`].
+    /// A relay on this config; `tells`: its metrics are read, [`Server::wait_until_settled`] for one.
     pub fn configured(folder: &Path, name: &str, config: &str, tells: bool) -> Self {
+        Self::logging("info", folder, name, config, tells)
+    }
+
+    pub fn logging(level: &str, folder: &Path, name: &str, config: &str, tells: bool) -> Self {
         let file = folder.join(format!("{name}.yaml"));
         fs::write(&file, config).expect("writable");
         let mut child = Command::new(env!("CARGO_BIN_EXE_suki-relay"))
-            .args(["run", "--log-format", "json", "--config"])
+            .args([
+                "run",
+                "--log-format",
+                "json",
+                "--log-level",
+                level,
+                "--config",
+            ])
             .arg(file)
             .stdout(Stdio::piped())
             .spawn()
@@ -62,13 +84,16 @@ impl Server {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok())
             .find(|line| line["message"] == "listening")
             .expect("it listens");
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = Arc::<Mutex<()>>::default();
+        let held = Arc::clone(&log);
+        std::thread::spawn(move || lines.for_each(|_| drop(held.lock())));
         let address = |field: &str| listening[field].as_str().and_then(|a| a.parse().ok());
         Self {
             child,
             address: address("sender").expect("an address"),
             certificate: folder.join("tls.crt"),
             admin: address("admin").filter(|_| tells),
+            log,
         }
     }
 
@@ -89,7 +114,23 @@ impl Server {
             address,
             certificate: folder.join("tls.crt"),
             admin: None,
+            log: Arc::default(),
         }
+    }
+
+    /// Until this is dropped, nobody reads what it logs.
+    pub fn unread(&self) -> MutexGuard<'_, ()> {
+        self.log.lock().expect("not poisoned")
+    }
+
+    /// From now on, memory of its own past this is refused: it would end by that.
+    pub fn limit_memory(&self, bytes: u64) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        prlimit(pid, Resource::Data, limit).expect("it is ours");
     }
 
     /// User and system time so far.
@@ -125,21 +166,25 @@ impl Server {
 
     /// Until nothing is owed any more; at once for a server that owes nothing.
     pub fn wait_until_settled(&self) {
-        let Some(admin) = self.admin else { return };
+        if self.admin.is_none() {
+            return;
+        }
         let deadline = Instant::now() + SETTLE_WAIT;
-        loop {
-            let mut page = String::new();
-            let mut stream = TcpStream::connect(admin).expect("the admin address answers");
-            stream
-                .write_all(b"GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n")
-                .expect("sent");
-            stream.read_to_string(&mut page).expect("read");
-            if page.contains("suki_relay_deliveries_pending{target=\"t\"} 0\n") {
-                return;
-            }
+        while self.number("suki_relay_deliveries_pending{target=\"t\"}") > 0.0 {
             assert!(Instant::now() < deadline, "deliveries do not settle");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// What its metrics say of this series.
+    pub fn number(&self, series: &str) -> f64 {
+        let mut page = String::new();
+        let admin = self.admin.expect("one that tells");
+        let mut stream = TcpStream::connect(admin).expect("the admin address answers");
+        stream.write_all(SCRAPE).expect("sent");
+        stream.read_to_string(&mut page).expect("read");
+        let value = |line: &str| line.strip_prefix(series)?.trim().parse().ok();
+        page.lines().find_map(value).expect("the series")
     }
 }
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+import zlib
 
 import dockerfile_parse
 import pytest
@@ -43,13 +44,17 @@ def dockerfile():
 BUILD, LAST = dockerfile()
 
 
+def every(stage, instruction):
+    return [value for name, value in stage if name == instruction]
+
+
 def the(stage, instruction):
-    found = [value for name, value in stage if name == instruction]
+    found = every(stage, instruction)
     assert len(found) == 1, f"{len(found)} of {instruction}"
     return found[0]
 
 
-COMMAND = the(BUILD, "RUN")
+TOOL, COMMAND = every(BUILD, "RUN")
 STAGE, MADE, PLACE = re.fullmatch(r"--from=(\S+) (\S+) (\S+)", the(LAST, "COPY")).groups()
 ENTRY, DEFAULTS = json.loads(the(LAST, "ENTRYPOINT")), json.loads(the(LAST, "CMD"))
 
@@ -83,7 +88,10 @@ def revision():
 def binary(context, revision):
     if "IMAGE_BUILD" not in os.environ:
         return live.BINARY
+    tools = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "suki-relay-tests/image"
+    subprocess.run(shlex.split(TOOL), env=os.environ | {"CARGO_INSTALL_ROOT": str(tools)}, check=True)
     made = {"SUKI_RELAY_REVISION": revision, "SOURCE_DATE_EPOCH": "0", "CARGO_TARGET_DIR": str(ROOT / "target")}
+    made["PATH"] = f"{tools / 'bin'}:{os.environ['PATH']}"
     subprocess.run(shlex.split(COMMAND), cwd=context, env=os.environ | made, check=True)
     return ROOT / MADE.removeprefix(the(BUILD, "WORKDIR") + "/")
 
@@ -91,6 +99,7 @@ def binary(context, revision):
 def test_the_last_stage_copies_what_the_first_one_makes():
     assert the(BUILD, "FROM").endswith(f" AS {STAGE}")
     assert the(BUILD, "COPY") == ". ."
+    assert shlex.split(COMMAND)[:3] == ["cargo", "auditable", "build"]
     assert {"--release", "--locked"} <= set(shlex.split(COMMAND))
     assert MADE == the(BUILD, "WORKDIR") + "/target/release/suki-relay"
     assert the(BUILD, "ENV").startswith("SUKI_RELAY_REVISION=$REVISION ")
@@ -147,6 +156,23 @@ def test_it_needs_no_library_that_the_base_lacks(binary):
     versions = re.findall(r"\bGLIBC_(\d+)\.(\d+)", readelf("--version-info", binary))
     assert versions
     assert max(tuple(map(int, version)) for version in versions) <= BASE_GLIBC
+
+
+def listed(binary, folder):
+    """The crates that a binary says it is made of."""
+    section = folder / "dep-v0"
+    subprocess.run(["objcopy", "--dump-section", f".dep-v0={section}", str(binary), "/dev/null"], check=True)
+    packages = json.loads(zlib.decompress(section.read_bytes()))["packages"]
+    return {(it["name"], it["version"]) for it in packages if it.get("kind", "runtime") == "runtime"}
+
+
+@pytest.mark.skipif("IMAGE_BUILD" not in os.environ, reason="only what the Dockerfile's command makes has a list")
+def test_it_carries_the_list_of_its_crates(binary, tmp_path):
+    tree = ["cargo", "tree", "--locked", "--offline", "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"]
+    seen = subprocess.run(tree, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    crates = {tuple(line.split()[:2]) for line in seen.splitlines() if line}
+    assert len(crates) > 100
+    assert {(name, f"v{version}") for name, version in listed(binary, tmp_path)} == crates
 
 
 CONFIG = """
