@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use siege::Siege;
 
-use crate::harness::{CANARY, sign};
+use crate::harness::{CANARY, Relay, sign};
 
 /// One bad input: the row's id, what is sent on a connection of its own, and the statuses that come back
 /// before the relay ends it.
@@ -91,8 +91,8 @@ fn whole(fields: &str, body: &[u8]) -> Vec<u8> {
     )
 }
 
-/// Sends every row, and holds each to its answers; then looks whether the relay is as it was.
-async fn hold(config: &str, rows: Vec<Row>) {
+/// Sends every row, and holds each to its answers; then looks whether the relay is as it was, and gives it back.
+async fn hold(config: &str, rows: Vec<Row>) -> Relay {
     assert!(!rows.is_empty());
     let mut siege = Siege::begin(config).await;
     let (mut owed, mut wrong) = (BTreeSet::new(), Vec::new());
@@ -109,7 +109,7 @@ async fn hold(config: &str, rows: Vec<Row>) {
         siege.goes_on(row.id).await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    siege.lift(owed).await;
+    siege.lift(owed).await
 }
 
 /// Resident memory of a process, in KiB.

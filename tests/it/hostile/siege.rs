@@ -170,8 +170,8 @@ routes:
         self.lines_read = self.relay.told_nobody(self.lines_read).await;
     }
 
-    /// All is as it was, and the target has what it is owed and nothing else.
-    pub async fn lift(mut self, mut owed: BTreeSet<Vec<u8>>) {
+    /// All is as it was, and the target has what it is owed and nothing else. Gives back the relay.
+    pub async fn lift(mut self, mut owed: BTreeSet<Vec<u8>>) -> Relay {
         self.goes_on("all of it").await;
         owed.append(&mut self.good);
         eventually("everything owed arrives", async || {
@@ -182,6 +182,7 @@ routes:
         assert!(stray.is_empty(), "nobody signed this: {stray:?}");
         let log = self.relay.log();
         assert!(log.iter().any(|line| line["level"] == "DEBUG"));
+        self.relay
     }
 
     fn delivered(&self) -> BTreeSet<Vec<u8>> {

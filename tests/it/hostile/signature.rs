@@ -163,5 +163,10 @@ async fn an_untimely_notification_is_never_refused() {
         let bytes = request(&sign(at, body.as_bytes()), at, &body);
         rows.push(Row::refused("A09", bytes, &[200]));
     }
-    hold("", rows).await;
+    let relay = hold("", rows).await;
+    for (reason, count) in [("stale", 1.0), ("future", 3.0), ("bad_timestamp", 5.0)] {
+        let series = format!("suki_relay_quarantine{{reason=\"{reason}\"}}");
+        let kept = relay.metric(&series).await;
+        assert!((kept - count).abs() < 0.1, "A09: {reason}: {kept}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::harness::{Killed, Setup, eventually};
 
@@ -43,8 +43,8 @@ async fn a_relay_leaves_no_core_and_lets_nobody_look_into_it() {
     let core: Vec<_> = core.expect("a line").split_whitespace().collect();
     assert_eq!(core, ["0", "0", "bytes"]);
 
-    let other: Child = as_anybody("sleep").arg("60").spawn().expect("it starts");
-    let other = Killed(other);
+    let other = as_anybody("sleep").arg("60").spawn();
+    let other = Killed(other.expect("it starts"));
     eventually("one may look into others", async || is_open(other.0.id())).await;
     assert!(!is_open(relay.pid()));
 
