@@ -27,7 +27,7 @@ const LARGE_MEMORY_KIB: u64 = 64 * 1024;
 const LARGE_BYTES: usize = 1 << 20;
 
 /// A connection that the test holds, and readers of the spool that are opened when they are first needed.
-const DESCRIPTORS: usize = 4;
+const DESCRIPTORS: usize = 8;
 
 pub struct Siege {
     pub setup: Setup,
