@@ -15,6 +15,8 @@ pub(super) enum Error {
     TimedOut,
     /// The server committed, and warned: a standby that it waits for may not have it.
     Doubtful,
+    /// The server committed, and its settings say that this means nothing any more.
+    Unkept,
     /// The server is a standby, or was made read-only.
     ReadOnly,
     /// A row that no version of ours wrote.
@@ -41,7 +43,7 @@ impl Error {
                 Some(code) => fault_of(code),
                 None => Fault::Away,
             },
-            Self::TimedOut | Self::Doubtful | Self::ReadOnly => Fault::Away,
+            Self::TimedOut | Self::Doubtful | Self::Unkept | Self::ReadOnly => Fault::Away,
             Self::Foreign(_) => Fault::Failed,
         }
     }
@@ -80,6 +82,9 @@ impl fmt::Display for Error {
             Self::Sql(error) => error,
             Self::TimedOut => return f.write_str("no answer within `statement_timeout`"),
             Self::Doubtful => return f.write_str("a standby may not have what was committed"),
+            Self::Unkept => {
+                return f.write_str("`fsync` or `synchronous_commit` was turned off");
+            }
             Self::ReadOnly => return f.write_str("the server is a standby, or read-only"),
             Self::Foreign(what) => return write!(f, "{what} is not what this version wrote"),
         };

@@ -14,6 +14,13 @@ use crate::spool::{AcceptError, CustodyError, Kept, Submission, Verdict};
 
 type Answer = Result<Kept, AcceptError>;
 
+/// A commit that wrote nothing waits for no standby. This writes, and so waits for all before it.
+const MARKER: &str = "SELECT pg_logical_emit_message(true, 'suki-relay', '')";
+
+/// Settings may have changed since the session was opened: these are in force when COMMIT is reached.
+const DURABLE: &str = "SELECT current_setting('fsync') <> 'off'
+     AND current_setting('synchronous_commit') <> 'off'";
+
 /// Keeps what waits: an answer for each submission, and how the counters moved.
 pub(super) async fn write(
     shared: &Shared,
@@ -222,8 +229,6 @@ async fn finish(
          FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
               AS i (seq, quarantine, pending, dead, settled_at)
          WHERE n.seq = i.seq";
-    // A commit that wrote nothing waits for no standby. This writes, and so waits for all before it.
-    const MARKER: &str = "SELECT pg_logical_emit_message(true, 'suki-relay', '')";
     let before = before && !cfg!(sabotage = "kept-before-by-a-commit-of-nothing");
     if cfg!(sabotage = "mark-in-a-transaction-apart") {
         session.batch("COMMIT; BEGIN").await?;
@@ -235,6 +240,7 @@ async fn finish(
         session.statement(NOTIFICATIONS).await?,
         session.statement(super::ledger::POST).await?,
         session.statement(super::ledger::TALLY).await?,
+        session.statement(DURABLE).await?,
     ];
     let (content, added) = (additions.content(), additions.deliveries());
     let (deliveries, standings) = (Deliveries::of(sheet), Standings::of(sheet));
@@ -242,7 +248,7 @@ async fn finish(
     let (deliveries, standings) = (deliveries.params(), standings.params());
     let (ledger, tally) = (counts.ledger(), counts.tally());
     let client = session.client();
-    let (content, added, changed, stood, posted, tallied, marked, committed) = tokio::join!(
+    let (content, added, changed, stood, posted, tallied, marked, durable, committed) = tokio::join!(
         biased;
         client.execute(&statements[0], &content),
         client.execute(&statements[1], &added),
@@ -251,6 +257,7 @@ async fn finish(
         client.execute(&statements[4], &ledger),
         client.execute(&statements[5], &tally),
         client.batch_execute(if before { MARKER } else { "" }),
+        client.query_one(&statements[6], &[]),
         client.batch_execute("COMMIT"),
     );
     // A COMMIT after an error rolls back and says that it went well: each answer counts.
@@ -260,7 +267,11 @@ async fn finish(
         }
     }
     marked?;
+    let durable: bool = durable?.try_get(0)?;
     committed?;
+    if !durable {
+        return Err(Error::Unkept);
+    }
     if session.was_warned() && !cfg!(sabotage = "warning-taken-for-a-promise") {
         return Err(Error::Doubtful);
     }

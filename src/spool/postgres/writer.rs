@@ -14,7 +14,8 @@
 //!
 //! A server that waits for a standby makes what it committed visible when that wait is cut short, by an
 //! operator or a timeout, and warns. That is no promise. So a warning during a commit counts as no answer,
-//! and what was kept before is answered only behind a commit of our own, which waits for all before it.
+//! and what was kept before is answered only behind a commit of our own, which waits for all before it. Nor is
+//! it one if `fsync` or `synchronous_commit` was turned off meanwhile, which is read just before each COMMIT.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

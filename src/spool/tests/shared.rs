@@ -204,6 +204,29 @@ async fn a_commit_that_a_standby_may_not_have_is_no_promise() {
     assert_eq!(a.counts().await.expect("reads").notifications, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_is_turned_off_under_a_relay_ends_its_promise() {
+    let (server, [a]) = relays();
+    for setting in ["fsync", "synchronous_commit"] {
+        let set = async |to: &str| {
+            server.sql(&format!("ALTER SYSTEM SET {setting} = {to}"));
+            server.sql("SELECT pg_reload_conf()");
+            eventually(|| server.sql(&format!("SHOW {setting}")) == to).await;
+        };
+        let before = a.accept(submission(format!("before {setting}"), &["ehr"]));
+        assert_eq!(before.await, Ok(Kept::Now));
+        set("off").await;
+        let mut waiting = {
+            let a = a.clone();
+            tokio::spawn(async move { a.accept(submission(setting, &["ehr"])).await })
+        };
+        let answered = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
+        assert!(answered.is_err(), "{setting}: {answered:?}");
+        set("on").await;
+        assert!(waiting.await.expect("ends").is_ok(), "{setting}");
+    }
+}
+
 /// Whichever of a transaction's statements fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_at_the_server_leaves_nothing_and_is_no_promise() {
