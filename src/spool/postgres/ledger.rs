@@ -51,22 +51,37 @@ pub(super) async fn read(session: &mut Session) -> Result<HashMap<Name, Standing
     Ok(targets)
 }
 
+/// How many notifications stand so, and are in quarantine for what.
+pub(super) struct Tally(HashMap<i64, i64>);
+
+impl Tally {
+    pub async fn read(session: &mut Session) -> Result<Self, Error> {
+        const READ: &str = "SELECT kind, sum(count)::bigint FROM tally GROUP BY kind";
+        let rows = session.query(READ, &[]).await?;
+        let counts = rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+        Ok(Self(counts.collect::<Result<_, Error>>()?))
+    }
+
+    pub fn of(&self, state: State) -> i64 {
+        self.0.get(&kind(state)).copied().unwrap_or(0)
+    }
+
+    pub fn of_quarantine(&self, reason: Reason) -> i64 {
+        let kind = kind_of_quarantine(reason);
+        self.0.get(&kind).copied().unwrap_or(0)
+    }
+}
+
 /// Brings every gauge up to date: they are of the whole spool, the same at each relay.
 pub(super) async fn show(session: &mut Session, metrics: &Metrics) -> Result<(), Error> {
-    const SHOW: &str = "SELECT kind, sum(count)::bigint FROM tally GROUP BY kind";
-    let rows = session.query(SHOW, &[]).await?;
-    let mut tally = HashMap::new();
-    for row in &rows {
-        tally.insert(row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?);
-    }
-    let count = |kind| tally.get(&kind).copied().unwrap_or(0);
+    let tally = Tally::read(session).await?;
     for state in State::ALL {
-        metrics.notifications(state).set(count(kind(state)));
+        metrics.notifications(state).set(tally.of(state));
     }
     for reason in Reason::ALL {
-        metrics
-            .quarantine(reason)
-            .set(count(kind_of_quarantine(reason)));
+        metrics.quarantine(reason).set(tally.of_quarantine(reason));
     }
     for (target, standings) in read(session).await? {
         let gauges = metrics.target(&target);

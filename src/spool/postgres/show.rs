@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use super::Postgres;
 use super::fault::Error;
+use super::ledger::{self, Tally};
 use super::names::Names;
 use super::record;
 use super::select::Selector;
@@ -15,6 +16,8 @@ use crate::name::Name;
 use crate::notification::{Id, Record};
 use crate::spool::disk::custody::NOTIFICATIONS_MAX;
 use crate::spool::disk::history::Event as Written;
+use crate::spool::disk::ledger::Standings;
+use crate::spool::metrics::State;
 use crate::spool::orders::{Plan, Stage, Wanted};
 use crate::spool::{
     Content, Counts, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, ReadError,
@@ -104,33 +107,28 @@ impl Postgres {
         Ok(found.collect())
     }
 
+    /// By the counters: rows are millions.
     async fn count_all(&self) -> Result<Counts, Error> {
-        const NOTIFICATIONS: &str =
-            "SELECT count(*), count(settled_at), quarantine FROM notification GROUP BY quarantine";
-        const TARGETS: &str = "SELECT text, count(*) FILTER (WHERE state = 0),
-                    count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 2)
-             FROM delivery JOIN name ON id = target GROUP BY text";
+        let mut session = self.shared.readers.lend_unhurried().await?;
+        let tally = Tally::read(&mut session).await?;
+        let standing = State::ALL.map(|state| tally.of(state).unsigned_abs());
+        let quarantine = Reason::ALL.map(|reason| (reason, tally.of_quarantine(reason)));
         let mut counts = Counts {
-            quarantine: Reason::ALL.map(|reason| (reason, 0)).into(),
+            notifications: standing.iter().sum(),
+            settled: tally.of(State::Settled).unsigned_abs(),
+            quarantine: quarantine.into(),
             ..Counts::default()
         };
-        let mut session = self.shared.readers.lend_unhurried().await?;
-        for row in session.query(NOTIFICATIONS, &[]).await? {
-            let (all, settled): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-            counts.notifications += all.unsigned_abs();
-            counts.settled += settled.unsigned_abs();
-            let reason: Option<&str> = row.try_get(2)?;
-            if let Some(reason) = reason.and_then(Reason::parse) {
-                counts.quarantine.insert(reason, all);
-            }
-        }
-        for row in session.query(TARGETS, &[]).await? {
-            let target = TargetCounts {
-                pending: row.try_get(1)?,
-                delivered: row.try_get(2)?,
-                dead: row.try_get(3)?,
+        for (target, standings) in ledger::read(&mut session).await? {
+            let of = |state: DeliveryState| standings[state as usize];
+            let there = TargetCounts {
+                pending: of(DeliveryState::Pending),
+                delivered: of(DeliveryState::Delivered),
+                dead: of(DeliveryState::DeadLetter),
             };
-            counts.targets.insert(record::name(&row, 0)?, target);
+            if standings != Standings::default() {
+                counts.targets.insert(target, there);
+            }
         }
         Ok(counts)
     }

@@ -50,6 +50,8 @@ async fn plans_stay_flat_with_a_long_backlog_and_eight_relays() {
                 let fresh = relay.fresh(&ehr, since, NOW, 5).await.expect("reads");
                 assert_eq!(fresh.deliveries.len(), 5);
                 assert!(relay.owes(&ehr).await.expect("reads"));
+                let counts = relay.counts().await.expect("reads");
+                assert!(counts.notifications > backlog);
             }
         });
     }
@@ -104,6 +106,7 @@ fn owe_many(server: &server::Postgres, backlog: u64) {
          SELECT n.seq, target, 0, 0, received_at
          FROM notification AS n, delivery AS d WHERE n.seq <> d.seq;
          UPDATE ledger SET accepted = accepted + {backlog} WHERE accepted = 1;
+         UPDATE tally SET count = count + {backlog} WHERE kind = 0 AND count = 1;
          ANALYZE"
     ));
     assert_eq!(
