@@ -35,7 +35,8 @@ pub struct House {
     _relay: Relay,
     runtime: Runtime,
     address: SocketAddr,
-    roots: Arc<RootCertStore>,
+    /// Its sessions are resumed: a whole handshake for each input would cost more than the input.
+    tls: ClientConfig,
     inputs: u64,
     _folder: TempDir,
 }
@@ -88,11 +89,17 @@ impl House {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes());
         roots.add(certificate.expect("PEM")).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         Self {
             address: relay.sender_address(),
             _relay: relay,
             runtime,
-            roots: Arc::new(roots),
+            tls,
             inputs: 0,
             _folder: folder,
         }
@@ -100,12 +107,7 @@ impl House {
 
     /// Everything that the relay answers to these bytes on a connection of their own.
     pub fn converse(&self, alpn: &[u8], bytes: &[u8]) -> Vec<u8> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(Arc::clone(&self.roots))
-            .with_no_client_auth();
+        let mut tls = self.tls.clone();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let conversation = async {
             let tcp = TcpStream::connect(self.address).await.expect("connects");
