@@ -321,11 +321,8 @@ mod tests {
             let most = (VALUES_MAX - 7) / weight;
             let (fits, is_more) = (bytes(middle, most), bytes(middle, most + 1));
             assert!(lenient().parse(fits.as_bytes()).is_ok(), "{middle}");
-            assert_eq!(
-                lenient().parse(is_more.as_bytes()),
-                Err(Invalid),
-                "{middle}"
-            );
+            // Not compared: it would be printed, all of it.
+            assert!(lenient().parse(is_more.as_bytes()).is_err(), "{middle}");
             let violations = lenient().violations(is_more.as_bytes());
             assert_eq!(violations[0].problem, "more than 131072 values");
         }
