@@ -50,6 +50,7 @@ pub use self::options::{CONNECTIONS_MIN, FallbackOptions, PostgresOptions, Serve
 
 use self::attendant::Announcements;
 use self::fault::Error;
+use self::inspect::Tables;
 use self::lease::Lease;
 use self::names::Names;
 use self::readers::Readers;
@@ -252,7 +253,7 @@ impl Shared {
 /// All connections, so that a server that grants fewer is known at once; and the lease, so that deliveries
 /// can be claimed.
 async fn connect(shared: &Shared) -> Result<Session, OpenError> {
-    let mut session = inspect::writer(&shared.address, &shared.options).await?;
+    let mut session = inspect::writer(&shared.address, &shared.options, Tables::Make).await?;
     let connecting = async {
         // The attendant opens its own; that there is room for it is to be known now.
         let of_the_attendant = shared.address.open(Role::Reader).await?;

@@ -145,7 +145,7 @@ async fn check_connect_asks_the_server() {
 /// A failover may lead to a server that is there, and worse than none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_primary_that_would_not_keep_what_it_is_given_gets_nothing() {
-    const CASES: [(&str, &str, &str); 5] = [
+    const CASES: [(&str, &str, &str); 6] = [
         (
             "ALTER SYSTEM SET fsync = off",
             "ALTER SYSTEM RESET fsync",
@@ -166,6 +166,11 @@ async fn a_new_primary_that_would_not_keep_what_it_is_given_gets_nothing() {
             "ALTER TABLE suki_relay.content SET UNLOGGED",
             "ALTER TABLE suki_relay.content SET LOGGED",
             "`suki_relay.content` is unlogged",
+        ),
+        (
+            "ALTER SCHEMA suki_relay RENAME TO elsewhere",
+            "ALTER SCHEMA elsewhere RENAME TO suki_relay",
+            "the spool's tables are gone",
         ),
     ];
     const STANDBY: &str = "";
@@ -199,12 +204,12 @@ async fn a_new_primary_that_would_not_keep_what_it_is_given_gets_nothing() {
             relay.log().iter().any(is_told)
         })
         .await;
-        assert_eq!(server.sql(THERE), there, "{reason}");
         if mend == STANDBY {
             std::fs::remove_file(&signal).expect("removes");
         } else {
             server.sql(mend);
         }
+        assert_eq!(server.sql(THERE), there, "{reason}");
         server.kill();
         server.run();
     }

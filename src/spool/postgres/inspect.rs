@@ -52,14 +52,26 @@ pub(super) async fn look(address: &Address, options: &PostgresOptions) -> Result
     owns(&mut session, options).await
 }
 
+/// What to do where there are no tables, or older ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tables {
+    Make,
+    /// A relay that has seen them knows that it is at a wrong place.
+    Expect,
+}
+
 /// A session to write on. Whatever is looked at, is looked at on that very session: after a failover it is
 /// another server's, and of several hosts each may be another.
 pub(super) async fn writer(
     address: &Address,
     options: &PostgresOptions,
+    tables: Tables,
 ) -> Result<Session, OpenError> {
     let mut session = connect(address, options).await?;
-    migrate(&mut session, options, &STEPS).await?;
+    match tables {
+        Tables::Make => migrate(&mut session, options, &STEPS).await?,
+        Tables::Expect => are_there(&mut session, options).await?,
+    }
     owns(&mut session, options).await?;
     let set_up = address.set_up(&session, &Role::Writer).await;
     set_up.map_err(|error| unreachable(&error, options))?;
@@ -155,6 +167,17 @@ async fn migrate(
     made.map_err(|error| denied(&error, options))?;
     tracing::info!(schema, version = steps.len(), "made the spool's tables");
     Ok(())
+}
+
+async fn are_there(session: &mut Session, options: &PostgresOptions) -> Result<(), OpenError> {
+    if find(session, options, STEPS.len()).await? == STEPS.len() {
+        return Ok(());
+    }
+    let schema = &options.schema;
+    Err(refused(format!(
+        "the spool's tables are gone from the schema `{schema}`: it is another database, or they were dropped; \
+         nothing was made there. Lead `url` to the one that has them, or restart the relay to begin anew"
+    )))
 }
 
 /// Whether the tables are there, or the role may make them.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::fault::{Error, Fault};
+use super::inspect::Tables;
 use super::session::{Role, Session};
 use super::sheet::Books;
 use super::{Shared, attendant, inspect, transaction};
@@ -48,12 +49,15 @@ pub(super) struct Writer<'s> {
     pause: Duration,
     /// Why the server that is there is not to be used, as it was told last.
     refusal: Option<String>,
+    /// It has seen the spool's tables: they are not made again.
+    has_been_there: bool,
 }
 
 impl<'s> Writer<'s> {
     pub const fn new(shared: &'s Shared, session: Option<Session>) -> Self {
         Self {
             shared,
+            has_been_there: session.is_some(),
             session,
             pause: PAUSE_MIN,
             refusal: None,
@@ -202,6 +206,7 @@ impl<'s> Writer<'s> {
                 }
                 self.pause = PAUSE_MIN;
                 self.refusal = None;
+                self.has_been_there = true;
                 Some(session)
             }
             Err(error) => {
@@ -224,7 +229,12 @@ impl<'s> Writer<'s> {
             let session = address.open(Role::Writer).await;
             return session.map_err(|error| inspect::unreachable(&error, options));
         }
-        inspect::writer(address, options).await
+        let tables = if self.has_been_there {
+            Tables::Expect
+        } else {
+            Tables::Make
+        };
+        inspect::writer(address, options, tables).await
     }
 
     /// Once, until it is back; and each reason not to use the one that is there.

@@ -25,7 +25,11 @@ async fn tables_are_brought_from_one_version_to_the_next_once() {
     server.sql("CREATE ROLE relay LOGIN");
     server.sql("CREATE SCHEMA suki_relay AUTHORIZATION relay");
     let (address, options) = by("relay", &server);
-    drop(writer(&address, &options).await.expect("makes them"));
+    drop(
+        writer(&address, &options, Tables::Make)
+            .await
+            .expect("makes them"),
+    );
 
     let steps = [STEPS[0], NEXT];
     let upgrade = async || {
@@ -37,7 +41,7 @@ async fn tables_are_brought_from_one_version_to_the_next_once() {
     assert!(upgraded.0.is_ok() && upgraded.1.is_ok() && upgraded.2.is_ok());
     assert_eq!(server.sql("SELECT version FROM suki_relay.format"), "2");
     assert_eq!(server.sql("SELECT count(note) FROM suki_relay.relay"), "0");
-    let older = writer(&address, &options).await;
+    let older = writer(&address, &options, Tables::Make).await;
     let older = older.err().expect("refused").to_string();
     assert!(older.contains("a newer suki-relay (version 2"), "{older}");
 }
