@@ -40,6 +40,8 @@
 //! 1. A 200 is sent only after the notification and the whole set of its deliveries are on stable storage,
 //!    in one commit: held by `test:a_commit_that_is_late_is_500_and_goes_on`,
 //!    `test:a_commit_that_a_standby_may_not_have_is_no_promise`,
+//!    `test:a_setting_that_is_turned_off_under_a_relay_ends_its_promise`,
+//!    `test:a_new_primary_that_would_not_keep_what_it_is_given_gets_nothing`,
 //!    `test:power_cut_loses_nothing_that_was_acknowledged`,
 //!    `test:what_a_kill_leaves_holds_all_that_was_promised`,
 //!    `test:kill_loop_loses_nothing_that_was_acknowledged`.

@@ -26,7 +26,7 @@ fn for_large() -> Limits {
 #[tokio::test]
 async fn while_large_bodies_are_judged_a_small_one_is_answered() {
     let relay = Relay::start(for_large()).await;
-    let body = dense(2 * LARGE_BYTES);
+    let body = dense(LARGE_BYTES * 5 / 4);
     let mut large = tokio::task::JoinSet::new();
     let mut small = relay.connect().await;
     for n in 0..3 {

@@ -256,6 +256,7 @@ async fn numbers_of_names_are_not_carried_from_one_server_to_the_next() {
     let (mut server, [a]) = relays();
     fill(&a, 1).await;
     server.sql("DROP SCHEMA suki_relay CASCADE");
+    server.sql(&crate::spool::migration("suki_relay"));
     server.kill();
     server.run();
     let other = a.accept(submission("first there", &["audit", "ehr"])).await;

@@ -76,7 +76,7 @@ async fn what_is_json_is_passed_through_and_what_is_not_is_400() {
 async fn large_and_strange_bodies_are_opaque_bytes() {
     let long = "x".repeat(1 << 20);
     let keys = |name: fn(usize) -> String| {
-        let fields: Vec<String> = (0..100_000).map(|n| format!("\"{}\":0", name(n))).collect();
+        let fields: Vec<String> = (0..50_000).map(|n| format!("\"{}\":0", name(n))).collect();
         with(&fields.join(","))
     };
     let links: Vec<String> = (0..1000)
@@ -91,7 +91,7 @@ async fn large_and_strange_bodies_are_opaque_bytes() {
             "J07",
             keys(|n| format!("{n:017b}").replace('0', "Aa").replace('1', "BB")),
         ),
-        taken("J07", with(&format!(r#""x":[{}0]"#, "0,".repeat(100_000)))),
+        taken("J07", with(&format!(r#""x":[{}0]"#, "0,".repeat(50_000)))),
         invalid(
             "J07",
             with(&format!(r#""x":[{}0]"#, "0,".repeat(1 << 20))).as_bytes(),
