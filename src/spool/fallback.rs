@@ -203,7 +203,8 @@ impl House {
             match looked {
                 Look::AllMoved => {
                     self.leans_on_disk.store(false, Ordering::Release);
-                    self.arrived.notified().await;
+                    // At the latest then: a commit may come through that nobody was told of.
+                    let _ = timeout(AGAIN_AFTER, self.arrived.notified()).await;
                 }
                 Look::Unreadable => drop(timeout(UNREADABLE_AFTER, self.arrived.notified()).await),
                 Look::Refused => tokio::time::sleep(AGAIN_AFTER).await,

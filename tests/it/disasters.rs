@@ -147,7 +147,7 @@ impl Place {
             }
             setup
         });
-        let relays = setups.iter().map(Setup::start_again).collect();
+        let relays = blocking(|| start(&setups));
         Self {
             servers: [primary, standby],
             passages,
@@ -163,7 +163,8 @@ impl Place {
         match disaster {
             Disaster::RelayKilled => {
                 self.relays.remove(which).kill();
-                self.relays.insert(which, self.setups[which].start_again());
+                let again = blocking(|| self.setups[which].start_again());
+                self.relays.insert(which, again);
             }
             Disaster::ServerKilled => blocking(|| {
                 self.servers[0].kill();
@@ -201,7 +202,7 @@ impl Place {
                 self.relays.drain(..).for_each(Relay::kill);
                 blocking(|| self.servers.iter_mut().for_each(Postgres::kill));
                 blocking(|| self.servers.iter_mut().for_each(Postgres::run));
-                self.relays = self.setups.iter().map(Setup::start_again).collect();
+                self.relays = blocking(|| start(&self.setups));
             }
         }
     }
@@ -297,6 +298,11 @@ fn body(word: &str) -> String {
     format!(r#"{{"status":"success","session_id":"{session:032x}","kind":"{word}"}}"#)
 }
 
+/// Blocks; what leads to the servers must go on meanwhile.
+fn start(setups: &[Setup]) -> Vec<Relay> {
+    setups.iter().map(Setup::start_again).collect()
+}
+
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
@@ -320,6 +326,8 @@ impl Load {
                     match sender.post(body.clone()).await {
                         Some(answer) if answer.status == 200 => {
                             acknowledged.lock().expect("not poisoned").insert(body);
+                            // A disk alone takes more than a server on a busy machine ever will.
+                            tokio::time::sleep(Duration::from_millis(10)).await;
                         }
                         _ => tokio::time::sleep(Duration::from_millis(20)).await,
                     }

@@ -168,7 +168,8 @@ impl Setup {
             if relay.listens() {
                 return relay;
             }
-            assert!(Instant::now() < deadline, "{:?}", relay.log());
+            let told = relay.errors.lock().expect("not poisoned").clone();
+            assert!(Instant::now() < deadline, "{told:?}");
         }
     }
 
