@@ -64,6 +64,7 @@ mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ struct Shared {
     wakes: Arc<Wakes>,
     pulse: Pulse,
     bell: Bell,
+    /// The WAL is about to be started over: the checkpointer begins no copy, whose lock would be in the way.
+    writers_turn: AtomicBool,
     alarm: Alarm,
     reopened: Reopened,
     ballast: Ballast,
@@ -366,6 +369,7 @@ impl Shared {
             wakes: Arc::default(),
             pulse: Pulse::new(),
             bell: Bell::default(),
+            writers_turn: AtomicBool::new(false),
             alarm: Alarm::new(on_fatal),
             reopened: Reopened::default(),
             ballast,

@@ -3,13 +3,14 @@
 //! against the rows now and then.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, Result as Sql};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, Result as Sql};
 
 use super::Shared;
-use super::fault::Fault;
+use super::fault::{Fault, is_busy};
 use super::ledger;
 use super::signals::Rung;
 use super::writer::TICK;
@@ -72,6 +73,9 @@ impl<'c> Checkpointer<'c> {
 
     /// False if it did not work this time.
     fn copy(&self) -> Result<bool, Fatal> {
+        if self.shared.writers_turn.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
         let Err(error) = self
             .connection
             .wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE)
@@ -79,7 +83,7 @@ impl<'c> Checkpointer<'c> {
             return Ok(true);
         };
         // The writer is restarting the WAL: it has done our work.
-        if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) {
+        if is_busy(&error) {
             return Ok(true);
         }
         self.shared.metrics.error(Op::Checkpoint);

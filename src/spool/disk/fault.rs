@@ -50,6 +50,11 @@ pub(super) fn is_damage(error: &Error) -> bool {
     }
 }
 
+/// Whether somebody else holds what was asked for.
+pub(super) fn is_busy(error: &Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
 /// The error as SQLite's own words for its code: a message of its own may quote a statement, this
 /// quotes nothing.
 pub(in crate::spool) fn cause(error: &Error) -> String {

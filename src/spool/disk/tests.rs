@@ -169,7 +169,7 @@ async fn the_log_stays_short_beneath_readers() {
     let log = folder.path().join("spool.db-wal");
     let mut longest = 0;
     let mut written = 0;
-    for n in 0..600 {
+    for n in 0..800 {
         let body = format!("{n} {}", "x".repeat(60_000));
         written += body.len() as u64;
         spool
@@ -179,9 +179,9 @@ async fn the_log_stays_short_beneath_readers() {
         longest = longest.max(fs::metadata(&log).expect("is there").len());
     }
     reading.abort();
-    assert!(written > 4 * max);
-    // Not to the byte: a restart that meets a reader is put off for a moment.
-    assert!(longest < 3 * max, "{longest} of {max}");
+    assert!(written > 5 * max);
+    // Not to the byte: a restart that meets a reader, or a copy, is put off for a moment.
+    assert!(longest < 4 * max, "{longest} of {max}");
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! What the writer does beside writing: keeps count of the room, drops what is past its time or in
 //! the way, and starts the WAL over before it grows past its cap.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{ErrorCode, MAIN_DB, Result as Sql};
+use rusqlite::{MAIN_DB, Result as Sql};
 
-use super::fault::{Fault, is_damage};
+use super::fault::{Fault, is_busy, is_damage};
 use super::rows::Rows;
 use super::writer::{TICK, Writer};
 use super::{BUSY_TIMEOUT, PAGE_BYTES};
@@ -29,8 +30,11 @@ const DROP_PAUSE: Duration = Duration::from_millis(100);
 /// How long a restart of the WAL may wait for readers, with everybody behind it.
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long a restart that met a reader is put off.
+/// How long a restart that failed is put off.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// One that met a reader is put off by so many times what it waited.
+const RESTART_REST: u32 = 2;
 
 /// The header of a frame in the WAL (SQLite, "WAL-mode File Format", 1.2).
 const FRAME_HEADER_BYTES: u64 = 24;
@@ -209,8 +213,8 @@ impl<'c> Writer<'c> {
         undone.map_err(|_| Fatal::new(Op::Commit, error))
     }
 
-    /// The checkpointer copies while we write, and under load never quite catches up. Past the cap
-    /// the writer copies the little that is left, and the next commit starts the WAL over.
+    /// The checkpointer copies while we write, and under load never quite catches up. Past the cap it leaves
+    /// the WAL to the writer, who copies the little that is left, and the next commit starts the WAL over.
     pub(super) fn keep_wal_short(&mut self) -> Result<(), Fatal> {
         let frames = match self.measure() {
             Ok(frames) => frames,
@@ -220,18 +224,24 @@ impl<'c> Writer<'c> {
             .metrics
             .bytes
             .set(i64::try_from(self.pages_bytes + self.wal_bytes).unwrap_or(i64::MAX));
-        let now = Instant::now();
         let too_long = frames * (PAGE_BYTES + FRAME_HEADER_BYTES) >= self.limits.wal_bytes_max;
-        if !too_long || now < self.restart_after {
+        self.shared.writers_turn.store(too_long, Ordering::Relaxed);
+        let began = Instant::now();
+        if !too_long || began < self.restart_after {
             return Ok(());
         }
-        match self.restart_wal() {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.restart_after = now + RESTART_PAUSE;
-                self.bad_checkpoint(&error)
-            }
-        }
+        let Err(error) = self.restart_wal() else {
+            self.shared.writers_turn.store(false, Ordering::Relaxed);
+            return Ok(());
+        };
+        let now = Instant::now();
+        self.restart_after = if is_busy(&error) {
+            // No wait at all for a copy in hand, which is the last: the next commit tries again.
+            now + (now - began) * RESTART_REST
+        } else {
+            now + RESTART_PAUSE
+        };
+        self.bad_checkpoint(&error)
     }
 
     fn restart_wal(&self) -> Sql<()> {
@@ -244,8 +254,8 @@ impl<'c> Writer<'c> {
     }
 
     fn bad_checkpoint(&self, error: &rusqlite::Error) -> Result<(), Fatal> {
-        // A reader in the way is no error; the next try may find it gone.
-        if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) {
+        // A reader or a copy in the way is no error; the next try may find it gone.
+        if is_busy(error) {
             return Ok(());
         }
         self.shared.metrics.error(Op::Checkpoint);
