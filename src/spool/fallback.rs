@@ -203,8 +203,7 @@ impl House {
             match looked {
                 Look::AllMoved => {
                     self.leans_on_disk.store(false, Ordering::Release);
-                    // At the latest then: a commit may come through that nobody was told of.
-                    let _ = timeout(AGAIN_AFTER, self.arrived.notified()).await;
+                    self.arrived.notified().await;
                 }
                 Look::Unreadable => drop(timeout(UNREADABLE_AFTER, self.arrived.notified()).await),
                 Look::Refused => tokio::time::sleep(AGAIN_AFTER).await,

@@ -12,6 +12,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -135,7 +136,7 @@ impl Postgres {
         };
         server.arg("-D").arg(self.folder.path().join("data"));
         server.stdout(Stdio::null()).stderr(log);
-        self.process = Some(server.spawn().expect("postgres starts"));
+        self.process = Some(spawn(server));
     }
 
     pub fn is_ready(&self) -> bool {
@@ -284,13 +285,13 @@ impl Drop for Postgres {
 
 impl Disk {
     fn at(folder: &Path) -> Self {
-        const MOUNT: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=256m,mode=700 tmpfs "$0" && echo mounted &&
+        const MOUNT: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=512m,mode=700 tmpfs "$0" && echo mounted &&
             exec setpriv --pdeathsig KILL -- sleep infinity"#;
         let mut holding = as_user();
         holding.args(["unshare", "--user", "--map-root-user", "--mount"]);
         holding.args(["sh", "-c", MOUNT]).arg(folder);
         holding.stdout(Stdio::piped());
-        let mut holder = holding.spawn().expect("unshare runs");
+        let mut holder = spawn(holding);
         let mut line = String::new();
         let mut told = BufReader::new(holder.stdout.take().expect("piped"));
         told.read_line(&mut line).expect("readable");
@@ -329,6 +330,24 @@ fn program(name: &str) -> PathBuf {
         .collect();
     versions.sort();
     versions.last().expect("a version").join("bin").join(name)
+}
+
+/// Starts what stays, from a thread that stays as well: a process with a `--pdeathsig` dies with the *thread* that
+/// started it (`prctl(2)`, `PR_SET_PDEATHSIG`), and those of a pool end when they idle.
+fn spawn(command: Command) -> Child {
+    type Order = (Command, mpsc::SyncSender<std::io::Result<Child>>);
+    static STARTER: LazyLock<mpsc::SyncSender<Order>> = LazyLock::new(|| {
+        let (orders, taken) = mpsc::sync_channel::<Order>(1);
+        std::thread::spawn(move || {
+            for (mut command, started) in taken {
+                let _ = started.send(command.spawn());
+            }
+        });
+        orders
+    });
+    let (started, child) = mpsc::sync_channel(1);
+    STARTER.send((command, started)).expect("the thread stays");
+    child.recv().expect("an answer").expect("it starts")
 }
 
 /// One of the server's programs, as a user that is not root; it dies with this process.
