@@ -12,6 +12,9 @@
 #[path = "../load/client.rs"]
 mod client;
 #[allow(dead_code)]
+#[path = "../load/kept.rs"]
+mod kept;
+#[allow(dead_code)]
 #[path = "../load/process.rs"]
 mod process;
 
@@ -20,16 +23,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prometheus::Registry;
 use suki_relay::clock::Timestamp;
-use suki_relay::name::Name;
-use suki_relay::notification::Notification;
-use suki_relay::secret::Secret;
-use suki_relay::spool::{Kept, Metrics, Options, Spool, Submission, Verdict};
-use suki_relay::verify::{Keyring, Signed, signature};
+use suki_relay::spool::Kept;
 use tokio::task::JoinSet;
 
 use client::Load;
+use kept::{Signer, on_disk};
 use process::Server;
 
 const DELIVERIES: i64 = 1_000_000;
@@ -120,19 +119,9 @@ fn measure(what: &str, folder: &Path, name: &str) -> Figures {
 
 /// Received over the last hours, one after the other.
 fn fill(path: &Path, deliveries: i64) {
-    let options = Options {
-        path: path.to_owned(),
-        capacity_bytes: 64 << 30,
-        keys: None,
-        keep_delivered: Duration::from_hours(72),
-        unverified_capacity_bytes: 0,
-    };
-    let metrics = Metrics::new(&Registry::new()).expect("new names");
-    let on_fatal = |fatal| panic!("{fatal}");
-    let spool = Spool::open(&options, metrics, on_fatal).expect("opens");
+    let spool = on_disk(path);
     let runtime = tokio::runtime::Builder::new_multi_thread().build();
-    let secret = Secret::from_text(SECRET.into()).expect("a secret");
-    let keyring = Keyring::new([(name("current"), &secret)]);
+    let signer = Signer::new(SECRET);
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     let begin = Timestamp::now().minus(Duration::from_hours(40)).as_millis();
     runtime.expect("a runtime").block_on(async {
@@ -140,7 +129,7 @@ fn fill(path: &Path, deliveries: i64) {
             let mut submitted = JoinSet::new();
             for n in first..deliveries.min(first + BATCH) {
                 let at = Timestamp::from_millis(begin + n * 100);
-                let submission = submission(at, &secret, &keyring, body.clone());
+                let submission = signer.submission(body.clone(), "t", at);
                 let spool = spool.clone();
                 submitted.spawn(async move { spool.accept(submission).await });
             }
@@ -149,26 +138,6 @@ fn fill(path: &Path, deliveries: i64) {
             }
         }
     });
-}
-
-fn submission(at: Timestamp, secret: &Secret, keyring: &Keyring, body: Bytes) -> Submission {
-    let generated_at = at.as_millis().to_string();
-    let signed = Signed {
-        signature: signature(secret, &generated_at, &body),
-        generated_at,
-        body,
-    };
-    let verified = keyring.verify(signed).expect("verifies");
-    Submission {
-        notification: Notification::new(verified, name("suki"), at, None),
-        verdict: Verdict::Accepted,
-        targets: vec![name("t")],
-        quarantine: None,
-    }
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a name")
 }
 
 fn prepare(folder: &Path) {

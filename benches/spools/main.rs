@@ -10,6 +10,8 @@
 #![allow(clippy::expect_used)] // a failed measurement has nobody to recover for
 
 // The tests' server.
+#[path = "../load/kept.rs"]
+mod kept;
 #[path = "../../tests/it/harness/postgres.rs"]
 mod server;
 
@@ -19,16 +21,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prometheus::Registry;
 use suki_relay::clock::Timestamp;
-use suki_relay::name::Name;
-use suki_relay::notification::Notification;
 use suki_relay::secret::Secret;
-use suki_relay::spool::{
-    Kept, Metrics, Options, PostgresOptions, Settled, Settlement, Spool, Submission, Verdict,
-};
-use suki_relay::verify::{Keyring, Signed, signature};
+use suki_relay::spool::{Kept, PostgresOptions, Settled, Settlement, Spool, Submission};
 use tokio::task::JoinSet;
+
+use kept::{Signer, metrics, name, on_disk};
 
 const PENDING: u64 = 1_000_000;
 /// Submitted at a time while a backlog is made: they share a few commits.
@@ -43,8 +41,7 @@ const IN_FLIGHT: usize = 64;
 
 /// Where submissions come from, each another.
 struct Source {
-    secret: Secret,
-    keyring: Keyring,
+    signer: Signer,
     next: AtomicU64,
 }
 
@@ -268,11 +265,8 @@ async fn keep(spool: &Spool, submission: Submission) {
 
 impl Source {
     fn new() -> Self {
-        let secret = Secret::from_text(b"whsec-bench-partner-secret-0001".to_vec());
-        let secret = secret.expect("a secret");
         Self {
-            keyring: Keyring::new([(name("current"), &secret)]),
-            secret,
+            signer: Signer::new("whsec-bench-partner-secret-0001"),
             next: AtomicU64::new(0),
         }
     }
@@ -281,32 +275,8 @@ impl Source {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         let body = format!("{n:0BODY_BYTES$}");
         let body = Bytes::from(body.into_bytes());
-        let now = Timestamp::now();
-        let generated_at = now.as_millis().to_string();
-        let signed = Signed {
-            signature: signature(&self.secret, &generated_at, &body),
-            generated_at,
-            body,
-        };
-        let verified = self.keyring.verify(signed).expect("verifies");
-        Submission {
-            notification: Notification::new(verified, name("suki"), now, None),
-            verdict: Verdict::Accepted,
-            targets: vec![name(target)],
-            quarantine: None,
-        }
+        self.signer.submission(body, target, Timestamp::now())
     }
-}
-
-fn on_disk(path: &std::path::Path) -> Spool {
-    let options = Options {
-        path: path.to_owned(),
-        capacity_bytes: 64 << 30,
-        keys: None,
-        keep_delivered: Duration::from_hours(72),
-        unverified_capacity_bytes: 0,
-    };
-    Spool::open(&options, metrics(), |fatal| panic!("{fatal}")).expect("opens")
 }
 
 fn in_server(url: &str) -> Spool {
@@ -321,12 +291,4 @@ fn in_server(url: &str) -> Spool {
         fallback: None,
     };
     Spool::connect(&options, metrics(), |fatal| panic!("{fatal}")).expect("opens")
-}
-
-fn metrics() -> Metrics {
-    Metrics::new(&Registry::new()).expect("new names")
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a name")
 }

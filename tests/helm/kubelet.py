@@ -20,20 +20,11 @@ import urllib.error
 import urllib.request
 
 import chart
+from patience import eventually
 
 BINARY = chart.ROOT / "target/debug/suki-relay"
 HERE = pathlib.Path(__file__).parent
 SERVICE = "10.9.0.100"
-
-
-def eventually(what, holds, seconds=30):
-    until = time.monotonic() + seconds
-    while True:
-        found = holds()
-        if found:
-            return found
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def ip(*words):

@@ -7,9 +7,10 @@ import pathlib
 import re
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
+
+from patience import eventually
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target/debug/suki-relay"
@@ -29,16 +30,6 @@ routes:
   - {{ name: everything, to: [app] }}
   - {{ name: failures, when: 'body.status == "failure"', to: [down, slow] }}
 """
-
-def eventually(what, look, seconds=120):
-    """Looks until there is something to return."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.1)
 
 
 def free_ports(count):
@@ -104,7 +95,7 @@ def relay(folder):
         started(BINARY, "sink", "--http", f"127.0.0.1:{ports['sink']}"),
         started(BINARY, "run", cwd=folder),
     ):
-        eventually("the relay is ready", lambda: get(f"http://{here.admin}/readyz")[0] == 200)
+        eventually("the relay is ready", lambda: get(f"http://{here.admin}/readyz")[0] == 200, 120)
         yield here
 
 

@@ -8,6 +8,7 @@ import urllib.parse
 import chart
 import live
 import pytest
+from patience import eventually
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DASHBOARD = json.loads((ROOT / "helm/files/dashboard.json").read_text())
@@ -85,7 +86,7 @@ def prometheus(relay, tmp_path_factory):
                f"--web.listen-address=127.0.0.1:{port}"]
     with live.started(*command, cwd=folder):
         ready = f"http://127.0.0.1:{port}/-/ready"
-        live.eventually("Prometheus is ready", lambda: live.get(ready)[0] == 200)
+        eventually("Prometheus is ready", lambda: live.get(ready)[0] == 200, 120)
         yield Prometheus(f"127.0.0.1:{port}")
 
 
@@ -98,7 +99,7 @@ def filled_in(expression):
 
 
 def test_each_panel_has_data(relay, prometheus):
-    live.eventually("it is scraped", lambda: prometheus.asked("up == 1"))
+    eventually("it is scraped", lambda: prometheus.asked("up == 1"), 120)
     wanted = [it for it in QUERIES if not any(name in it[1] for name in SILENT)]
     assert len(wanted) >= len(PANELS)
 
@@ -116,7 +117,7 @@ def test_each_panel_has_data(relay, prometheus):
         return not last
 
     try:
-        live.eventually("each panel has data", none_is_missing)
+        eventually("each panel has data", none_is_missing, 120)
     except AssertionError:
         raise AssertionError(f"no data: {last}") from None
     for _, expression in QUERIES:

@@ -13,7 +13,8 @@ import urllib.request
 import pytest
 
 import chart
-from kubelet import BINARY, SERVICE, Cluster, eventually
+from kubelet import BINARY, SERVICE, Cluster
+from patience import eventually
 
 URL = f"https://{SERVICE}/webhooks/notification"
 POSTGRES = "10.9.0.1"

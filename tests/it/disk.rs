@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::harness::{Faults, Relay, Setup, SmallDisk, Target, eventually, sign};
 
@@ -28,21 +27,6 @@ routes: [{{ name: all, to: [ehr] }}]
 fn body(n: usize) -> String {
     let filling = "x".repeat(20_000);
     format!(r#"{{"status":"success","session_id":"{n}","note":"{filling}"}}"#)
-}
-
-/// A target that fails until it is told to work.
-async fn broken() -> (Target, Arc<AtomicBool>) {
-    let works = Arc::new(AtomicBool::new(false));
-    let told = works.clone();
-    let target = Target::start(move |_| {
-        if told.load(Ordering::SeqCst) {
-            200
-        } else {
-            503
-        }
-    })
-    .await;
-    (target, works)
 }
 
 fn delivered(target: &Target) -> HashSet<Vec<u8>> {
@@ -74,7 +58,7 @@ async fn post_until_refused(relay: &Relay, from: usize) -> Vec<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_delivers_what_it_holds_and_heals() {
-    let (target, works) = broken().await;
+    let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let disk = SmallDisk::at(&setup.path().join("spool"), "16m");
     let mut relay = setup.start_on(&disk);
@@ -97,7 +81,7 @@ async fn a_full_disk_refuses_delivers_what_it_holds_and_heals() {
     let again = sender.send(&at, &signature, first).await;
     assert_eq!(again.expect("an answer").status, 200, "it is kept already");
 
-    works.store(true, Ordering::SeqCst);
+    target.mend();
     eventually("all is delivered, and settled for good", async || {
         let delivered = delivered(&target);
         owed.iter().all(|body| delivered.contains(body)) && relay.metric(PENDING).await < 0.5
@@ -119,7 +103,7 @@ async fn a_full_disk_refuses_delivers_what_it_holds_and_heals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_starts_on_a_full_disk_and_delivers_what_it_holds() {
-    let (target, works) = broken().await;
+    let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let disk = SmallDisk::at(&setup.path().join("spool"), "16m");
     let relay = setup.start_on(&disk);
@@ -131,7 +115,7 @@ async fn a_relay_starts_on_a_full_disk_and_delivers_what_it_holds() {
     }
     relay.kill();
     disk.fill();
-    works.store(true, Ordering::SeqCst);
+    target.mend();
     let relay = setup.start_on(&disk);
     probes_are_well(&relay).await;
     eventually("all is delivered, and settled for good", async || {
@@ -224,7 +208,7 @@ async fn on_a_read_only_disk_none_starts_in_silence() {
 /// of the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_is_isolated_counted_and_told_and_the_others_are_delivered() {
-    let (target, works) = broken().await;
+    let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let relay = setup.start();
     for n in 0..40 {
@@ -245,7 +229,7 @@ async fn a_damaged_record_is_isolated_counted_and_told_and_the_others_are_delive
     bytes[page..page + 4096].fill(0xa5);
     fs::write(&file, bytes).expect("writable");
 
-    works.store(true, Ordering::SeqCst);
+    target.mend();
     let mut relay = setup.start();
     let sound = |n: &usize| ![7, 23].contains(n);
     eventually("every sound one is delivered", async || {

@@ -242,6 +242,7 @@ async fn what_cannot_be_a_config_never_replaces_one() {
         fs::write(&config, bytes).expect("writable");
         refused += 1;
         counted(&relay, REFUSED, refused).await;
+        eventually(what, async || lines(&relay, IS_REFUSED).len() >= refused).await;
         assert_eq!(lines(&relay, IS_REFUSED).len(), refused, "{what}");
     }
     let huge = fs::File::create(&config).expect("writable");

@@ -5,8 +5,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Killed, Relay, Request, Setup, Target, eventually};
 
@@ -138,16 +136,7 @@ async fn reloaded(relay: &Relay, count: f64) {
 /// The library that judges is the reference one, in Python.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_can_verify_each_attempt_while_secrets_are_replaced() {
-    let down = Arc::new(AtomicBool::new(true));
-    let answers = down.clone();
-    let status = move |_| {
-        if answers.load(Ordering::Relaxed) {
-            503
-        } else {
-            200
-        }
-    };
-    let target = Target::start(status).await;
+    let target = Target::broken().await;
     let setup = Setup::new(&format!(
         "
 targets:
@@ -175,7 +164,7 @@ routes: [{{ name: all, to: [ehr] }}]
         requests.iter().map(time).collect()
     };
     eventually("attempts at another second", async || times().len() > 1).await;
-    down.store(false, Ordering::Relaxed);
+    target.mend();
     let attempts = target.requests();
     let (first, last) = (&attempts[0], &attempts[attempts.len() - 1]);
     assert_eq!(first.header("webhook-id"), last.header("webhook-id"));

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub struct Target {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
     connections: Arc<AtomicUsize>,
+    works: Arc<AtomicBool>,
 }
 
 impl Target {
@@ -68,7 +69,30 @@ impl Target {
             address,
             requests,
             connections,
+            works: Arc::default(),
         }
+    }
+
+    /// Answers 503 until it is mended.
+    pub async fn broken() -> Self {
+        let works = Arc::new(AtomicBool::new(false));
+        let told = works.clone();
+        let status = move |_| {
+            if told.load(Ordering::SeqCst) {
+                200
+            } else {
+                503
+            }
+        };
+        Self {
+            works,
+            ..Self::start(status).await
+        }
+    }
+
+    /// From here on it takes everything.
+    pub fn mend(&self) {
+        self.works.store(true, Ordering::SeqCst);
     }
 
     /// Takes everything.

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::fresh;
 use crate::harness::{Relay, Setup, Target, eventually};
@@ -101,20 +99,6 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
     relay.told_nobody([0; 2]).await;
 }
 
-/// A target that fails until it is told not to.
-async fn failing() -> (Target, Arc<AtomicBool>) {
-    let up = Arc::new(AtomicBool::new(false));
-    let is_up = up.clone();
-    let answers = move |_| {
-        if is_up.load(Ordering::Relaxed) {
-            200
-        } else {
-            503
-        }
-    };
-    (Target::start(answers).await, up)
-}
-
 /// Posts one, and waits until an attempt has failed and the next is waited for.
 async fn post_in_vain(relay: &Relay) {
     let answer = relay.sender().post(fresh()).await.expect("an answer");
@@ -129,13 +113,13 @@ async fn post_in_vain(relay: &Relay) {
 /// By the clock that it was set by, the next attempt is two hours away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clock() {
-    let (target, up) = failing().await;
+    let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let (clock, relay) = Clock::start(setup.path(), &setup);
     clock.set("+7200");
     post_in_vain(&relay).await;
     clock.set("+0");
-    up.store(true, Ordering::Relaxed);
+    target.mend();
     let delivered = "suki_relay_deliveries_total{result=\"delivered\",target=\"ehr\"}";
     eventually("K01: it is delivered", async || {
         relay.metric(delivered).await > 0.5
@@ -147,7 +131,7 @@ async fn a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clo
 /// It gives up before its time, and what it gave up on is kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing() {
-    let (target, up) = failing().await;
+    let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let (clock, relay) = Clock::start(setup.path(), &setup);
     post_in_vain(&relay).await;
@@ -155,7 +139,7 @@ async fn a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing() {
     let dead = "suki_relay_dead_letters{target=\"ehr\"}";
     eventually("K01: it gives up", async || relay.metric(dead).await > 0.5).await;
     clock.set("+0");
-    up.store(true, Ordering::Relaxed);
+    target.mend();
     let tried = target.count();
     let (status, answer) = relay
         .operator("POST", "/v1/dead-letters/replay", "{}")
