@@ -4,6 +4,7 @@
 //! up; expressions are compiled here.
 
 mod expression;
+mod inspect;
 mod judge;
 
 use std::collections::BTreeMap;
@@ -299,6 +300,35 @@ mod tests {
         assert!(Expression::compile("body.a.all(x, body.b.exists(y, x == y))").is_err());
         assert!(Expression::compile("body.a.map(x, x.b).filter(y, y > 1).size() > 0").is_ok());
         assert!(Expression::compile("body.a.all(x, x in body.b.map(y, y.c))").is_err());
+    }
+
+    /// A test's thread has the 2 MiB of one that serves requests.
+    #[test]
+    fn no_expression_takes_more_stack_than_there_is() {
+        let chains: [(&str, &str); 6] = [
+            ("body", ".a"),
+            ("body", "[0]"),
+            ("body", ".map(x, x)"),
+            ("1", "+1"),
+            ("1", "==1"),
+            ("!body", " ? body : !body"),
+        ];
+        for (head, link) in chains {
+            let chain = |links: usize| format!("{head}{}", link.repeat(links));
+            let deepest = (1..=inspect::DEPTH_MAX)
+                .map(chain)
+                .take_while(|chain| Expression::compile(chain).is_ok())
+                .last()
+                .expect("a short one compiles");
+            assert!(deepest.len() > 20 * link.len(), "{deepest}");
+            verdict(&deepest, &json!({}));
+            for links in [2_000, 60_000 / link.len(), 1_000_000] {
+                let error = Expression::compile(&chain(links)).expect_err("too deep");
+                assert!(error.problem.contains("several routes"), "{error}");
+            }
+        }
+        let any_of = vec!["body.a == 'x'"; 2_000].join(" || ");
+        assert_eq!(verdict(&any_of, &json!({"a": "x"})), Match::Holds);
     }
 
     #[test]

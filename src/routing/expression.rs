@@ -1,15 +1,16 @@
 //! One CEL expression: compiled once a load, evaluated on each notification.
 //!
 //! A field that is not there (or is looked for in a null) makes an expression false; any other failure is
-//! an error, and says nothing of the body. Comprehensions inside comprehensions do not compile: their
-//! cost is quadratic in the body.
+//! an error, and says nothing of the body. What would cost more than a request may does not compile
+//! (`inspect.rs`).
 
 use std::collections::BTreeMap;
+use std::thread;
 
-use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr};
-use cel::{Context, ExecutionError, IdedExpr, Program, Value};
+use cel::{Context, ExecutionError, Program, Value};
 use http::HeaderMap;
 
+use super::inspect::inspect;
 use crate::name::Name;
 
 /// A compiled CEL expression.
@@ -47,30 +48,52 @@ pub enum Match {
     Error,
 }
 
-/// CEL's own names for types, as in `type(body.x) == string`.
-const TYPES: [&str; 10] = [
-    "bool",
-    "bytes",
-    "double",
-    "int",
-    "list",
-    "map",
-    "null_type",
-    "string",
-    "type",
-    "uint",
-];
-const VARIABLES: [&str; 4] = ["body", "source", "secret", "headers"];
+/// An expression has at most so many bytes …
+const TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// … because what parses it, looks at it and drops it calls itself for each operator of a chain: `a.a.a`, `1+1+1`.
+/// The longest chain of that many bytes takes a fifth of this in an unoptimised build.
+const STACK_BYTES: usize = 256 << 20;
 
 impl Expression {
     /// # Errors
-    /// [`ExpressionError`] with the place, if the text is not CEL, names something that is not there, or
-    /// nests comprehensions.
+    /// [`ExpressionError`] with the place, if the text is not CEL or too long, or is what [`inspect`] refuses.
     pub fn compile(text: &str) -> Result<Self, ExpressionError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(ExpressionError::at_start(format!(
+                "longer than {} KiB; write several routes instead",
+                TEXT_BYTES_MAX >> 10
+            )));
+        }
+        thread::scope(|scope| {
+            let compiling = thread::Builder::new()
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, || Self::compile_here(text));
+            let compiled = match compiling {
+                Ok(thread) => thread.join().ok(),
+                Err(error) => {
+                    let problem = format!("no thread to compile it on: {error}");
+                    return Err(ExpressionError::at_start(problem));
+                }
+            };
+            // Of a panic nothing is known but that it was this text.
+            compiled.unwrap_or_else(|| {
+                let problem = "the compiler fails on it; please report it".into();
+                Err(ExpressionError::at_start(problem))
+            })
+        })
+    }
+
+    fn compile_here(text: &str) -> Result<Self, ExpressionError> {
         let program = Program::compile(text).map_err(|errors| {
             let Some(first) = errors.errors.into_iter().next() else {
                 return ExpressionError::at_start("not a CEL expression".into());
             };
+            if first.msg.contains("Recursion limit") {
+                // Its place counts levels, not lines.
+                let problem = "it is nested too deeply; write it shorter, or as several routes";
+                return ExpressionError::at_start(problem.into());
+            }
             let place = |position: isize| usize::try_from(position).unwrap_or(1).max(1);
             ExpressionError {
                 line: place(first.pos.0),
@@ -78,7 +101,7 @@ impl Expression {
                 problem: first.msg,
             }
         })?;
-        inspect(program.expression(), &mut Vec::new()).map_err(ExpressionError::at_start)?;
+        inspect(program.expression()).map_err(ExpressionError::at_start)?;
         let reads_headers = program.references().has_variable("headers");
         Ok(Self {
             text: text.to_owned(),
@@ -157,81 +180,4 @@ fn is_absence(error: &ExecutionError) -> bool {
         }
         _ => false,
     }
-}
-
-/// Refuses names that are not there and comprehensions inside comprehensions. `bound` are the variables of
-/// the comprehension that `expression` stands in; there is none outside of one.
-fn inspect<'e>(expression: &'e IdedExpr, bound: &mut Vec<&'e str>) -> Result<(), String> {
-    match &expression.expr {
-        Expr::Comprehension(comprehension) => inspect_comprehension(comprehension, bound),
-        Expr::Ident(name) => inspect_name(name, bound),
-        Expr::Call(call) => {
-            call.target
-                .iter()
-                .try_for_each(|target| inspect(target, bound))?;
-            call.args
-                .iter()
-                .try_for_each(|argument| inspect(argument, bound))
-        }
-        Expr::Select(select) => inspect(&select.operand, bound),
-        Expr::List(list) => list
-            .elements
-            .iter()
-            .try_for_each(|element| inspect(element, bound)),
-        Expr::Map(map) => map
-            .entries
-            .iter()
-            .try_for_each(|entry| inspect_entry(&entry.expr, bound)),
-        Expr::Struct(made) => made
-            .entries
-            .iter()
-            .try_for_each(|entry| inspect_entry(&entry.expr, bound)),
-        Expr::Unspecified | Expr::Literal(_) => Ok(()),
-    }
-}
-
-fn inspect_comprehension<'e>(
-    comprehension: &'e ComprehensionExpr,
-    bound: &mut Vec<&'e str>,
-) -> Result<(), String> {
-    // What is iterated is computed once, so `a.map(…).filter(…)` stays linear.
-    inspect(&comprehension.iter_range, bound)?;
-    if !bound.is_empty() {
-        return Err(
-            "a comprehension (`all`, `exists`, `map`, `filter`) inside another costs the \
-                    square of the body; write two routes instead"
-                .into(),
-        );
-    }
-    bound.extend([
-        comprehension.iter_var.as_str(),
-        comprehension.accu_var.as_str(),
-    ]);
-    bound.extend(comprehension.iter_var2.as_deref());
-    let c = comprehension;
-    [&c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
-        .into_iter()
-        .try_for_each(|part| inspect(part, bound))?;
-    bound.clear();
-    Ok(())
-}
-
-fn inspect_entry<'e>(entry: &'e EntryExpr, bound: &mut Vec<&'e str>) -> Result<(), String> {
-    match entry {
-        EntryExpr::MapEntry(entry) => {
-            inspect(&entry.key, bound)?;
-            inspect(&entry.value, bound)
-        }
-        EntryExpr::StructField(field) => inspect(&field.value, bound),
-    }
-}
-
-fn inspect_name(name: &str, bound: &[&str]) -> Result<(), String> {
-    if VARIABLES.contains(&name) || TYPES.contains(&name) || bound.contains(&name) {
-        return Ok(());
-    }
-    Err(format!(
-        "no variable `{name}`; there are `{}`",
-        VARIABLES.join("`, `")
-    ))
 }
