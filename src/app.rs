@@ -226,6 +226,9 @@ impl Relay {
         let deadline = signal + self.drain.deadline;
         self.admin.probes.enter(admin::Phase::Draining);
         self.dispatch_phase.send_replace(dispatch::Phase::Draining);
+        // Nobody follows the config any more: who asks for that is told so.
+        self.reloads.close();
+        while self.reloads.try_recv().is_ok() {}
         tracing::info!("draining: not ready any more, still accepting");
         let accepting = tokio::time::sleep_until(signal + self.drain.delay);
         tokio::select! {

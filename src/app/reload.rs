@@ -12,7 +12,7 @@ use super::config_metrics::ConfigMetrics;
 use super::follow::Version;
 use crate::admin::operator::{ConfigState, Reloaded};
 use crate::clock::Timestamp;
-use crate::config::{Changes, Config, Outline, Problems};
+use crate::config::{Changes, Config, Outline};
 use crate::ingress;
 use crate::routing::Routing;
 use crate::secret::Secret;
@@ -45,7 +45,7 @@ impl Published {
     pub fn replace(&mut self, version: Option<Version>) -> Reloaded {
         let config = match version {
             Some(Ok(config)) => config,
-            Some(Err(problems)) => return self.refuse(one_line(&problems)),
+            Some(Err(problems)) => return self.refuse(problems.one_line()),
             None => return self.unchanged(),
         };
         let changes = self.outline.changes_to(&config.outline);
@@ -101,11 +101,17 @@ impl Published {
         let token = config.admin.operator.and_then(|operator| operator.token);
         self.operator_token.store(token.map(Arc::new));
         self.outline = config.outline;
+        let heals = self.state.load().refused.is_some();
         self.state
             .store(Arc::new(state_of(config.sha256, config.shown)));
+        let sha256 = hex::encode(config.sha256);
+        if changes.is_empty() && !heals {
+            tracing::debug!(sha256, "the config reads otherwise and says the same");
+            return;
+        }
         tracing::info!(
             changes = changes.to_string().trim_end().replace('\n', "; "),
-            sha256 = hex::encode(config.sha256),
+            sha256,
             "the new config is in use"
         );
     }
@@ -119,8 +125,4 @@ impl Published {
         }
         routing
     }
-}
-
-fn one_line(problems: &Problems) -> String {
-    problems.to_string().replace('\n', "; ")
 }

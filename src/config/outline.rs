@@ -21,6 +21,7 @@ pub struct Outline {
 pub(super) struct Parts {
     /// What we show to senders, and whom we let in.
     tls: Option<Fingerprint>,
+    operator_token: Option<Fingerprint>,
     sources: Items,
     targets: Items,
     routes: Items,
@@ -35,6 +36,8 @@ pub struct Changes {
     pub restart: Vec<&'static str>,
     /// Certificate, key or authorities of the listener.
     pub tls: bool,
+    /// What an operator's request must bear.
+    pub operator_token: bool,
     pub sources: ItemChanges,
     pub targets: ItemChanges,
     pub routes: ItemChanges,
@@ -53,6 +56,7 @@ impl Outline {
         Changes {
             restart: self.fixed.differing(&new.fixed),
             tls: old_parts.tls != new_parts.tls,
+            operator_token: old_parts.operator_token != new_parts.operator_token,
             sources: ItemChanges::between(&old_parts.sources, &new_parts.sources),
             targets: ItemChanges::between(&old_parts.targets, &new_parts.targets),
             routes: ItemChanges::between(&old_parts.routes, &new_parts.routes),
@@ -67,18 +71,42 @@ impl Outline {
     }
 }
 
+impl Changes {
+    /// Whether both amount to the same.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Parts {
     /// Of a config in which no problem was found.
     pub fn read(root: &Block<'_>) -> Read<Self> {
-        let listen = root.required("listen")?.map()?;
-        let tls = listen.iter().find(|(key, _)| key.text == "tls");
         Ok(Self {
-            tls: tls.map(|(_, at)| Fingerprint::of_value(at)),
+            tls: fingerprint(root, &["listen", "tls"])?,
+            operator_token: fingerprint(root, &["admin", "operator", "token"])?,
             sources: items(root, "sources")?,
             targets: items(root, "targets")?,
             routes: items(root, "routes")?,
         })
     }
+}
+
+/// Of what is at the end of these keys; `None` if it is not there.
+fn fingerprint(root: &Block<'_>, keys: &[&'static str]) -> Read<Option<Fingerprint>> {
+    let Some((first, rest)) = keys.split_first() else {
+        return Ok(None);
+    };
+    let mut at = root.optional(first);
+    for key in rest {
+        at = match at {
+            Some(block) if block.is_mapping() => {
+                let mut entries = block.map()?.into_iter();
+                entries.find(|(it, _)| it.text == *key).map(|(_, at)| at)
+            }
+            _ => return Ok(None),
+        };
+    }
+    Ok(at.as_ref().map(Fingerprint::of_value))
 }
 
 fn items(root: &Block<'_>, key: &'static str) -> Read<Items> {
@@ -129,6 +157,9 @@ impl fmt::Display for Changes {
         }
         if self.tls {
             writeln!(f, "changes what the listener's TLS files hold")?;
+        }
+        if self.operator_token {
+            writeln!(f, "changes the operator's token")?;
         }
         let items = self
             .sources

@@ -53,7 +53,8 @@ fn path(at: &At<'_>) -> Read<PathBuf> {
 fn from_file(at: &At<'_>, optional: bool) -> Read<Option<Secret>> {
     let path = path(at)?;
     match at.around.files.read(&path) {
-        Ok(text) => present(at, text, optional),
+        // One that is there and empty is being written: what it held a moment ago must go on.
+        Ok(text) => present(at, text, false),
         Err(error) if optional && error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => at.problem(format!("cannot read {}: {error}", path.display())),
     }
@@ -79,7 +80,9 @@ fn from_variable(at: &At<'_>, optional: bool) -> Read<Option<Secret>> {
 fn present(at: &At<'_>, text: Vec<u8>, optional: bool) -> Read<Option<Secret>> {
     at.around.report.bring_in(&at.path, &text);
     match Secret::from_text(text) {
-        None if !optional => at.problem("what it refers to is empty; put the secret there"),
+        None if !optional => at.problem(
+            "what it refers to is empty; put the secret there, or if it is `optional`, remove it",
+        ),
         found => Ok(found),
     }
 }

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use super::fingerprint::Fingerprint;
 use super::tree::Place;
 
+/// Problems that a line of the log tells.
+const SHOWN_MAX: usize = 20;
+
 /// One thing that is wrong, or doubtful, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -128,6 +131,33 @@ impl Problems {
             files: vec![origin.to_owned()],
             contents,
         }
+    }
+
+    /// Of a file that the reading itself failed on. Says nothing of how: that may quote it.
+    pub fn of_panic(origin: &Path, files: Vec<PathBuf>, contents: Fingerprint) -> Self {
+        let what = "reading it ended in a defect of the relay; please report it".into();
+        Self {
+            files,
+            ..Self::of_file(origin, contents, Place::START, what)
+        }
+    }
+
+    /// All in one line, for a log; of very many only the first.
+    pub fn one_line(&self) -> String {
+        let shown = self.problems.iter().take(SHOWN_MAX);
+        let mut lines: Vec<_> = shown
+            .map(|problem| {
+                problem
+                    .in_file(&self.origin)
+                    .to_string()
+                    .replace('\n', "; ")
+            })
+            .collect();
+        let more = self.problems.len() - lines.len();
+        if more > 0 {
+            lines.push(format!("and {more} more: `suki-relay check` tells all"));
+        }
+        lines.join("; ")
     }
 }
 

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -60,17 +61,21 @@ impl Watch {
     }
 
     /// Watches the folders of these files from now on, and no others. To be called before each look: a
-    /// folder that was deleted and made again needs a new watch, and nothing tells so.
-    pub fn follow(&mut self, files: &[PathBuf]) -> Mode {
+    /// folder that was deleted and made again needs a new watch, and nothing tells so. Blocks.
+    ///
+    /// # Errors
+    /// Why nothing is watched now, and only polling finds what changes.
+    pub fn follow(&mut self, files: &[PathBuf]) -> notify::Result<()> {
         let folders = files.iter().map(|file| folder_of(file)).collect();
-        if self.rewatch(&folders).is_ok() {
+        let watched = self.rewatch(&folders);
+        if watched.is_ok() {
             self.folders = folders;
-            return Mode::Inotify;
+        } else {
+            // Half of the folders would be worse than none: it would seem to work.
+            self.watcher = None;
+            self.folders.clear();
         }
-        // Half of the folders would be worse than none: it would seem to work.
-        self.watcher = None;
-        self.folders.clear();
-        Mode::Poll
+        watched
     }
 
     /// Waits until it is time to look.
@@ -118,6 +123,11 @@ impl Default for Watch {
 }
 
 fn watcher(noticed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+    // The crate does not look whether its own thread started, and panics at the next call if it has not.
+    let thread = thread::Builder::new()
+        .spawn(|| ())
+        .map_err(notify::Error::io)?;
+    let _ = thread.join();
     notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // An error is an overflow, or a watch that ended: all the more reason to look.
         let counts = event.map_or(true, |event| !matches!(event.kind, EventKind::Access(_)));
@@ -131,5 +141,48 @@ fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long until it is time to look, with an event every `every` for `lasting`.
+    async fn waited(every: Duration, lasting: Duration) -> Duration {
+        let watch = Watch::new();
+        let noticed = watch.noticed.clone();
+        let began = Instant::now();
+        let events = async {
+            while began.elapsed() < lasting {
+                noticed.notify_one();
+                sleep(every).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = watch.time_to_look() => began.elapsed(),
+            () = events => unreachable!("they end in waiting"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_looked_at_when_it_pauses_and_one_without_end_all_the_same() {
+        let millis = Duration::from_millis;
+        let burst = waited(millis(100), millis(1_000)).await;
+        assert!(
+            (millis(1_400)..=millis(1_600)).contains(&burst),
+            "{burst:?}"
+        );
+        let endless = waited(millis(100), Duration::from_hours(1)).await;
+        assert!(
+            (millis(4_900)..=millis(5_100)).contains(&endless),
+            "{endless:?}"
+        );
+        let silent = waited(millis(100), Duration::ZERO).await;
+        assert!(
+            (millis(9_900)..=millis(10_100)).contains(&silent),
+            "{silent:?}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The operator address: who is heard, what is shown, and what orders do.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -334,4 +335,46 @@ async fn the_log_level_is_set_while_it_runs() {
     assert_eq!(set("debug").await, 200);
     post(&relay, 1).await;
     eventually("debug lines come", async || relay.log().iter().any(debug)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_token_is_followed_and_told() {
+    let setup = Setup::new(&rest("http://127.0.0.1:9/", "true"));
+    fs::write(setup.path().join("token"), "open-sesame\n").expect("writable");
+    setup.reword(
+        "operator: { address: 127.0.0.1:0 }",
+        "operator: { address: 127.0.0.1:0, token: { file: token } }",
+    );
+    let mut relay = setup.start();
+    let status = async |token: &str| {
+        let request = http::Request::builder()
+            .uri(format!("http://{}/v1/status", relay.operator_address))
+            .header("authorization", format!("Bearer {token}"));
+        ask(request, "").await.0
+    };
+    assert_eq!(status("open-sesame").await, 200);
+    fs::write(setup.path().join("token"), "close-sesame\n").expect("writable");
+    eventually("the new token counts", async || {
+        status("close-sesame").await == 200
+    })
+    .await;
+    assert_eq!(status("open-sesame").await, 401);
+    let line = relay.log_line("the new config is in use");
+    assert_eq!(line["changes"], "changes the operator's token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stops_says_so_to_who_asks_for_a_reload() {
+    let setup = Setup::new(&rest("http://127.0.0.1:9/", "true"));
+    setup.reword(
+        "drain: { delay: 0s, deadline: 5s }",
+        "drain: { delay: 1m, deadline: 2m }",
+    );
+    let mut relay = setup.start();
+    relay.signal("TERM");
+    relay.log_line("draining: not ready any more, still accepting");
+    let asking = relay.operator("POST", "/v1/reload", "");
+    let answer = tokio::time::timeout(Duration::from_secs(30), asking).await;
+    let (status, answer) = answer.expect("long before it ends");
+    assert_eq!(status, 503, "{answer}");
 }
