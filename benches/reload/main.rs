@@ -43,6 +43,7 @@ fn main() {
         let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
         let (median, worst) = (median.as_secs_f64(), worst.as_secs_f64());
         println!("{how:8} median {median:5.2} s, worst {worst:5.2} s (at most {at_most} s)");
+        assert!(worst < at_most, "{how}: later than promised");
     }
 }
 
