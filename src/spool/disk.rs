@@ -46,6 +46,7 @@ mod folder;
 pub(super) mod history;
 pub(super) mod ledger;
 mod orders;
+pub(in crate::spool) mod owed;
 pub(super) mod queue;
 pub(super) mod read;
 mod record;

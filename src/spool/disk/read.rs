@@ -1,7 +1,7 @@
 //! The readers: a few connections of their own, so that reading never waits for the writer. Every
 //! read is one short, bounded transaction; the WAL cannot start over beneath a longer one.
 //!
-//! A record that cannot be read costs nobody but itself: see `record.rs`.
+//! What cannot be read costs nobody but itself: see `owed.rs` and `record.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +10,12 @@ use rusqlite::{Connection, OptionalExtension, Result as Sql, Row};
 use tokio::sync::Semaphore;
 
 use super::fault::cause;
+use super::owed::{self, Found};
 use super::record;
 use super::seal::Seal;
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::Record;
-use crate::spool::{Counts, DeliveryKey, Due, DuePage, ReadError, Reason, TargetCounts};
+use crate::spool::{Counts, DeliveryKey, DuePage, ReadError, Reason, TargetCounts};
 
 /// Reads at the same time.
 pub(super) const READERS: usize = 4;
@@ -26,16 +26,6 @@ pub(in crate::spool) const PAGE_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) struct Readers {
     idle: Mutex<Vec<Reader>>,
     permits: Arc<Semaphore>,
-}
-
-/// A delivery as its own row tells, without what is to be sent.
-pub(in crate::spool) struct Owed {
-    pub sequence: i64,
-    pub attempts: u32,
-    pub due_at: Timestamp,
-    pub since: Option<Timestamp>,
-    pub replayed_after: Option<u32>,
-    pub resume_at: Option<Timestamp>,
 }
 
 pub(super) struct Reader {
@@ -95,7 +85,7 @@ impl Reader {
             return Ok(DuePage::default());
         };
         let snapshot = self.connection.unchecked_transaction()?;
-        let owed = owed(&snapshot, id, now, limit)?;
+        let owed = owed::due(&snapshot, id, now, limit)?;
         let mut page = DuePage {
             more: owed.len() >= limit,
             next_due_at: next_due_at(&snapshot, id, now)?,
@@ -124,7 +114,7 @@ impl Reader {
             return Ok(page);
         };
         let snapshot = self.connection.unchecked_transaction()?;
-        let owed = fresh(&snapshot, id, since, now, limit)?;
+        let owed = owed::fresh(&snapshot, id, since, now, limit)?;
         fill(
             &mut page,
             &snapshot,
@@ -195,20 +185,28 @@ fn fill(
     seal: &Seal,
     names: &mut HashMap<i64, Name>,
     target: &Name,
-    owed: Vec<Owed>,
+    owed: Vec<Found>,
 ) -> Sql<()> {
     let mut bodies_bytes = 0;
-    for delivery in owed {
+    for found in owed {
         if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
             page.more = true;
             break;
         }
+        let (sequence, delivery) = match found {
+            Found::Owed(delivery) => (delivery.sequence, Some(delivery)),
+            Found::Damaged(sequence) => (sequence, None),
+        };
         let key = DeliveryKey {
-            sequence: delivery.sequence,
+            sequence,
             target: target.clone(),
         };
-        match record::read(snapshot, seal, names, delivery.sequence)? {
-            Some(record) => {
+        let record = match &delivery {
+            Some(_) => record::read(snapshot, seal, names, sequence)?,
+            None => None,
+        };
+        match delivery.zip(record) {
+            Some((delivery, record)) => {
                 bodies_bytes += record.body.len();
                 page.deliveries.push(delivery.due(key, record));
             }
@@ -216,46 +214,6 @@ fn fill(
         }
     }
     Ok(())
-}
-
-/// In two runs of the index, what was never tried and what was, merged by the time it is due.
-fn owed(snapshot: &Connection, target: i64, now: Timestamp, limit: usize) -> Sql<Vec<Owed>> {
-    let run = |tried: u8| {
-        format!(
-            "SELECT {} FROM delivery INDEXED BY due
-             WHERE state = 0 AND target = ?1 AND (attempts > 0) = {tried} AND due_at <= ?2",
-            Owed::COLUMNS
-        )
-    };
-    let mut find = snapshot.prepare_cached(&format!(
-        "{} UNION ALL {} ORDER BY due_at, seq LIMIT ?3",
-        run(0),
-        run(1)
-    ))?;
-    find.query_map((target, now.as_millis(), rows_max(limit)), Owed::read)?
-        .collect()
-}
-
-fn fresh(
-    snapshot: &Connection,
-    target: i64,
-    since: Timestamp,
-    now: Timestamp,
-    limit: usize,
-) -> Sql<Vec<Owed>> {
-    let mut find = snapshot.prepare_cached(&format!(
-        "SELECT {} FROM delivery INDEXED BY due
-         WHERE state = 0 AND target = ?1 AND (attempts > 0) = 0 AND due_at BETWEEN ?2 AND ?3
-         ORDER BY due_at, seq LIMIT ?4",
-        Owed::COLUMNS
-    ))?;
-    let (since, now) = (since.as_millis(), now.as_millis());
-    find.query_map((target, since, now, rows_max(limit)), Owed::read)?
-        .collect()
-}
-
-fn rows_max(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn next_due_at(snapshot: &Connection, target: i64, now: Timestamp) -> Sql<Option<Timestamp>> {
@@ -270,38 +228,6 @@ fn next_due_at(snapshot: &Connection, target: i64, now: Timestamp) -> Sql<Option
         next = [next, due_at].into_iter().flatten().min();
     }
     Ok(next.map(Timestamp::from_millis))
-}
-
-impl Owed {
-    const COLUMNS: &str = "seq, attempts, due_at, owed_since, replayed_after, resume_at";
-
-    fn read(row: &Row<'_>) -> Sql<Self> {
-        let moment = |column| -> Sql<_> {
-            let millis: Option<i64> = row.get(column)?;
-            Ok(millis.map(Timestamp::from_millis))
-        };
-        Ok(Self {
-            sequence: row.get(0)?,
-            attempts: row.get(1)?,
-            due_at: Timestamp::from_millis(row.get(2)?),
-            since: moment(3)?,
-            replayed_after: row.get(4)?,
-            resume_at: moment(5)?,
-        })
-    }
-
-    pub fn due(self, key: DeliveryKey, record: Record) -> Due {
-        Due {
-            key,
-            attempts: self.attempts,
-            attempts_before: self.replayed_after.unwrap_or(0),
-            owed_since: self.since.unwrap_or(record.received_at),
-            due_at: self.due_at,
-            replay: self.replayed_after.is_some() || self.resume_at.is_some(),
-            resume_at: self.resume_at,
-            record,
-        }
-    }
 }
 
 pub(in crate::spool) fn name(row: &Row<'_>, column: usize) -> Sql<Name> {

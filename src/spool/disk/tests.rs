@@ -11,6 +11,7 @@ use std::path::Path;
 use prometheus::Registry;
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::super::tests::{
     CAPACITY, NOW, copy_of, due, eventually, name, options, settle, settlement, submission,
@@ -152,6 +153,39 @@ async fn a_full_spool_refuses_knows_duplicates_and_heals() {
     let again = spool.accept(first()).await;
     assert_eq!(again, Ok(Kept::Before(Verdict::Accepted)), "its mark stays");
     assert!(spool.audit().await.expect("reads").is_clean());
+}
+
+/// Each small one that leaves makes a little room.
+#[tokio::test]
+async fn a_large_body_has_the_room_of_very_many_small_ones() {
+    let House { spool, .. } = house_of(SMALL);
+    let mut full = false;
+    while !full {
+        let all = (0..500).map(|_| {
+            let (spool, body) = (spool.clone(), fastrand::u64(..).to_string());
+            async move { spool.accept(submission(body, &["ehr"])).await }
+        });
+        let answers = all.collect::<JoinSet<_>>().join_all().await;
+        full = answers.contains(&Err(AcceptError::Full));
+    }
+    let mut settled = 0;
+    loop {
+        let page = due(&spool, "ehr").await;
+        if page.is_empty() {
+            break;
+        }
+        settled += page.len();
+        let all = page
+            .into_iter()
+            .map(|due| spool.settle(settlement(&due.key, Settled::Delivered)));
+        for settled in all.collect::<Vec<_>>() {
+            settled.await.expect("durable");
+        }
+    }
+    assert!(settled > 1_500, "{settled}");
+    let large = "x".repeat(usize::try_from(SMALL / 5).expect("small"));
+    let answer = spool.accept(submission(large, &["ehr"])).await;
+    assert_eq!(answer, Ok(Kept::Now));
 }
 
 #[tokio::test]

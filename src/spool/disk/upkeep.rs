@@ -18,8 +18,11 @@ use crate::spool::{DeliveryState, Fatal};
 /// Notifications dropped in one transaction: some 2 ms of work.
 const DROPPED_MAX: i64 = 500;
 
+/// Times so many for the sake of one commit: the largest body needs some 16 MiB of them.
+const DROPS_MAX: usize = 64;
+
 /// Damaged notifications that are stepped over; so many are a disk to be replaced.
-const DAMAGED_MAX: usize = 1000;
+pub(super) const DAMAGED_MAX: usize = 1000;
 
 /// How long dropping rests if what is to be dropped cannot be found.
 const DAMAGE_PAUSE: Duration = Duration::from_mins(5);
@@ -72,16 +75,23 @@ impl<'c> Writer<'c> {
         Ok(u64::try_from(frames).unwrap_or(0))
     }
 
-    /// Drops the oldest settled notifications before their time, and leaves their marks.
-    pub(super) fn make_room(&mut self) -> Sql<()> {
+    /// Drops the oldest settled notifications before their time, and leaves their marks, until there are so
+    /// many bytes of room or nothing more to drop.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Sql<()> {
         let latest = Timestamp::from_millis(i64::MAX);
-        // What is damaged makes no room: it leaves as little as it can be read.
-        let old = match self.oldest_settled(false, latest) {
-            Err(error) if is_damage(&error) => Vec::new(),
-            old => old?,
-        };
-        self.drop_sound(&old, Rows::empty)?;
-        self.measure_pages()
+        for _ in 0..DROPS_MAX {
+            // What is damaged makes no room: it leaves as little as it can be read.
+            let old = match self.oldest_settled(false, latest) {
+                Err(error) if is_damage(&error) => Vec::new(),
+                old => old?,
+            };
+            let dropped = self.drop_sound(&old, Rows::empty)?;
+            self.measure_pages()?;
+            if dropped == 0 || bytes <= self.room() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Drops a bounded number of settled notifications past their time, with their marks; returns

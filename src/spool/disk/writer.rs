@@ -2,7 +2,8 @@
 //!
 //! Takes all that waits, puts it into one transaction, commits once, then answers everybody. When a
 //! transaction fails without a failed sync it is undone, submissions are refused, and settlements stay
-//! with the next batch. A failed sync is [`Fatal`]: nobody is answered, nothing is tried again.
+//! with the next batch, but for those that a damaged row refuses. A failed sync is [`Fatal`]: nobody is
+//! answered, nothing is tried again.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Result as Sql};
 
 use super::books::{self, Books};
-use super::fault::Fault;
+use super::fault::{Fault, is_damage};
 use super::ledger::Step;
-use super::queue::{Batch, Taken};
+use super::queue::{Batch, Settle, Taken};
 use super::rows::{Change, Rows};
 use super::seal::Seal;
+use super::upkeep::DAMAGED_MAX;
 use super::{Limits, Shared};
 use crate::clock::Timestamp;
 use crate::spool::metrics::Op;
@@ -44,6 +46,10 @@ pub(super) struct Writer<'c> {
     /// Settled ones that cannot leave: their pages are damaged.
     pub(super) damaged: HashSet<i64>,
     pub(super) told_of_damage: bool,
+    /// The settlement that is being written, of the batch's.
+    settling: Option<usize>,
+    /// What can never be written.
+    unsettled: Vec<Settle>,
     pub(super) answers: Vec<Result<Kept, AcceptError>>,
     pub(super) places: Vec<usize>,
 }
@@ -71,6 +77,8 @@ impl<'c> Writer<'c> {
             restart_after: Instant::now(),
             damaged: HashSet::new(),
             told_of_damage: false,
+            settling: None,
+            unsettled: Vec::new(),
             answers: Vec::new(),
             places: Vec::new(),
         };
@@ -112,6 +120,14 @@ impl<'c> Writer<'c> {
             let undone = self.rows.rollback();
             written = undone.and_then(|()| self.transact(batch));
         }
+        while let Err(error) = &written
+            && self.sets_aside(batch, error)
+        {
+            self.next_seq = first_seq;
+            self.books.strike();
+            let undone = self.rows.rollback();
+            written = undone.and_then(|()| self.transact(batch));
+        }
         match written {
             Ok(()) => self.committed(batch, began.elapsed()),
             Err(error) => {
@@ -123,6 +139,27 @@ impl<'c> Writer<'c> {
         self.keep_wal_short()?;
         self.shared.pulse.end();
         Ok(())
+    }
+
+    /// A settlement of a delivery whose row is damaged is in the way of all others. Whoever waits for it waits
+    /// on, so that the delivery is not attempted again before the next start.
+    fn sets_aside(&mut self, batch: &mut Batch, error: &rusqlite::Error) -> bool {
+        let Some(n) = self.settling.take() else {
+            return false;
+        };
+        if !is_damage(error) || self.unsettled.len() >= DAMAGED_MAX {
+            return false;
+        }
+        self.shared.metrics.error(Op::Read);
+        let settle = batch.settlements.remove(n);
+        tracing::error!(
+            sequence = settle.settlement.key.sequence,
+            target = %settle.settlement.key.target,
+            "a delivery's record is damaged: what came of it cannot be written, and it stays pending; the others \
+             go on. Look at the volume"
+        );
+        self.unsettled.push(settle);
+        true
     }
 
     fn committed(&mut self, batch: &mut Batch, took: Duration) {
@@ -157,11 +194,13 @@ impl<'c> Writer<'c> {
         };
         self.rows.begin()?;
         if full && self.in_place {
-            self.make_room()?;
+            self.make_room(incoming)?;
         }
-        for settle in &batch.settlements {
+        for (n, settle) in batch.settlements.iter().enumerate() {
+            self.settling = Some(n);
             self.settle(&settle.settlement)?;
         }
+        self.settling = None;
         let first_seq = self.next_seq;
         let mut room = self.room();
         for accept in &batch.accepts {

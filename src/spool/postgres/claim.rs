@@ -16,7 +16,8 @@ use super::record;
 use super::session::{Param, Session};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::disk::read::{Owed, PAGE_BODIES_BYTES_MAX};
+use crate::spool::disk::owed::Owed;
+use crate::spool::disk::read::PAGE_BODIES_BYTES_MAX;
 use crate::spool::metrics::Op;
 use crate::spool::{DeliveryKey, DuePage, ReadError};
 

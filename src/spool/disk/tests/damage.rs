@@ -1,4 +1,4 @@
-//! Damaged pages of what has settled, in real files.
+//! Damaged pages and rows, in real files.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,4 +135,41 @@ async fn a_page_damaged_anywhere_is_lived_with_or_told_with_a_way_out() {
         }
     }
     assert!(lived > 4, "{lived} of 16: bodies are most of the pages");
+}
+
+/// They stay, with what is to be written of them, and the others go on.
+#[tokio::test]
+async fn a_delivery_whose_row_is_damaged_is_in_nobodys_way() {
+    let House { spool, folder, .. } = house();
+    for body in ["first", "second", "third"] {
+        let kept = spool.accept(submission(body, &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+    drop(spool);
+    let rows = within_a_minute(async || Folder::open(folder.path()).is_ok());
+    rows.await;
+    let rows = Connection::open(folder.path().join("spool.db")).expect("opens");
+    let harm = "UPDATE delivery SET attempts = -1 WHERE seq = 1;
+        UPDATE delivery SET replayed_after = -1 WHERE seq = 2;";
+    rows.execute_batch(harm).expect("writes");
+    drop(rows);
+
+    let (spool, _) = open(folder.path(), CAPACITY).expect("opens");
+    let page = spool.due(&name("ehr"), NOW, 10).await.expect("reads");
+    let sequences = |keys: &[crate::spool::DeliveryKey]| {
+        keys.iter().map(|key| key.sequence).collect::<Vec<_>>()
+    };
+    assert_eq!(sequences(&page.unreadable), [1, 2]);
+    let [sound] = &page.deliveries[..] else {
+        panic!("{} deliveries", page.deliveries.len());
+    };
+    let mut waits = spool.settle(settlement(&page.unreadable[0], Settled::Delivered));
+    settle(&spool, &sound.key, Settled::Delivered).await;
+    let kept = spool.accept(submission("fourth", &["ehr"])).await;
+    assert_eq!(kept, Ok(Kept::Now));
+    let page = spool.due(&name("ehr"), NOW, 10).await.expect("reads");
+    assert_eq!(sequences(&page.unreadable), [1, 2]);
+    assert_eq!(page.deliveries.len(), 1);
+    let undone = Err(oneshot::error::TryRecvError::Empty);
+    assert_eq!(waits.try_recv(), undone);
 }
