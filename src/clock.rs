@@ -4,7 +4,7 @@
 //! argument. Arithmetic saturates: a clock that jumps never panics.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The wall clock, now, as finely as it goes: for what is told of times, not for what is decided by them.
 #[allow(clippy::disallowed_methods)] // the one place
@@ -58,6 +58,31 @@ impl Timestamp {
     /// How long after `earlier` this is; zero if it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+/// A wall clock that is believed only as far as time has passed since it was begun: one that is set ahead ages
+/// nothing. Set back, it is believed.
+#[derive(Debug)]
+pub struct Age {
+    began: Instant,
+    at: Timestamp,
+}
+
+impl Age {
+    pub fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            at: Timestamp::now(),
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.believed(Timestamp::now(), self.began.elapsed())
+    }
+
+    fn believed(&self, wall: Timestamp, passed: Duration) -> Timestamp {
+        wall.min(self.at.plus(passed))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::process::Output;
 
 use crate::harness::{Postgres, Relay, Setup, Target, eventually};
+use crate::hostile::clocks::Clock;
 
 const IN_CLEAR: &str = "tls: null, pool: 4, lease: 2s, statement_timeout: 5s";
 
@@ -254,4 +255,29 @@ async fn a_relay_runs_on_printed_tables_by_a_role_that_may_make_nothing() {
             .status,
         200
     );
+}
+
+/// The marks are everybody's: a relay whose clock is years ahead must not let a copy through at another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_clock_is_ahead_forgets_nothing_for_the_others() {
+    let server = Postgres::start("");
+    let target = Target::accepting().await;
+    let setups = [(); 2].map(|()| setup(&server, &target));
+    let relay = setups[0].start();
+    let (clock, _ahead) = Clock::start(setups[1].path(), &setups[1]);
+    let sender = relay.sender();
+    let (at, body) = (sender.generated_at(), body(1));
+    let signature = crate::harness::sign(&at, body.as_bytes());
+    let answer = sender.send(&at, &signature, body.clone()).await;
+    assert_eq!(answer.expect("an answer").status, 200);
+    eventually("it arrives", async || target.count() == 1).await;
+    clock.set("+315360000");
+    let settled = "SELECT count(*) FROM suki_relay.notification WHERE settled_at IS NOT NULL";
+    eventually("it is settled", async || server.sql(settled) == "1").await;
+    // Dropping what is past its time has its turn each second.
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!(server.sql(settled), "1");
+    let answer = sender.send(&at, &signature, body).await;
+    assert_eq!(answer.expect("an answer").status, 200);
+    assert_eq!(target.count(), 1);
 }

@@ -18,7 +18,7 @@ use super::rows::{Change, Rows};
 use super::seal::Seal;
 use super::upkeep::DAMAGED_MAX;
 use super::{Limits, Shared};
-use crate::clock::Timestamp;
+use crate::clock::{Age, Timestamp};
 use crate::spool::metrics::Op;
 use crate::spool::{AcceptError, DeliveryState, Fatal, Kept, Reason, Settlement, Submission};
 
@@ -43,6 +43,8 @@ pub(super) struct Writer<'c> {
     /// False while the files have been moved or removed: nothing new is promised.
     pub(super) in_place: bool,
     pub(super) restart_after: Instant,
+    /// What is past its time is so by this.
+    age: Age,
     /// Settled ones that cannot leave: their pages are damaged.
     pub(super) damaged: HashSet<i64>,
     pub(super) told_of_damage: bool,
@@ -75,6 +77,7 @@ impl<'c> Writer<'c> {
             wal_bytes: 0,
             in_place: true,
             restart_after: Instant::now(),
+            age: Age::begin(),
             damaged: HashSet::new(),
             told_of_damage: false,
             settling: None,
@@ -103,7 +106,7 @@ impl<'c> Writer<'c> {
                 return Ok(());
             }
             if Instant::now() >= tidy_at {
-                tidy_at = Instant::now() + self.tidy(Timestamp::now(), idle)?;
+                tidy_at = Instant::now() + self.tidy(self.age.now(), idle)?;
             }
         }
     }

@@ -57,10 +57,13 @@ async fn look(shared: &Shared, audit: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Drops a bounded number of settled notifications past their time, with their marks.
+/// Drops a bounded number of settled notifications past their time, with their marks: by the server's clock too,
+/// lest one relay whose own is ahead forgets for all.
 async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
     const TIDY: &str = "WITH gone AS MATERIALIZED (
-             SELECT seq FROM notification WHERE settled_at <= $1 ORDER BY settled_at LIMIT $2
+             SELECT seq FROM notification
+             WHERE settled_at <= least($1, (extract(epoch FROM statement_timestamp()) * 1000)::bigint) - $4
+             ORDER BY settled_at LIMIT $2
              FOR UPDATE SKIP LOCKED),
          marks AS (DELETE FROM notification AS n USING gone WHERE n.seq = gone.seq),
          contents AS (DELETE FROM content AS c USING gone WHERE c.seq = gone.seq),
@@ -77,11 +80,11 @@ async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
          INSERT INTO tally AS t
          SELECT 2, $3, -count(*) FROM gone HAVING count(*) > 0
          ON CONFLICT (kind, slot) DO UPDATE SET count = t.count + EXCLUDED.count";
-    let past = Timestamp::now()
-        .minus(shared.options.keep_delivered)
-        .as_millis();
+    let now = Timestamp::now().as_millis();
+    let kept_for = shared.options.keep_delivered.as_millis();
+    let kept_for = i64::try_from(kept_for).unwrap_or(i64::MAX);
     session
-        .query(TIDY, &[&past, &DROPPED_MAX, &shared.lease.slot])
+        .query(TIDY, &[&now, &DROPPED_MAX, &shared.lease.slot, &kept_for])
         .await
         .map(drop)
 }

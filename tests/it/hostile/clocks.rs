@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::fresh;
-use crate::harness::{Relay, Setup, Target, eventually};
+use crate::harness::{Relay, Setup, Target, eventually, sign};
 
 /// What Debian's package `libfaketime` installs, whatever the machine.
 fn faketime() -> PathBuf {
@@ -16,10 +17,10 @@ fn faketime() -> PathBuf {
 }
 
 /// The relay's wall clock alone; the monotonic one is the kernel's.
-struct Clock(PathBuf);
+pub struct Clock(PathBuf);
 
 impl Clock {
-    fn start(folder: &Path, setup: &Setup) -> (Self, Relay) {
+    pub fn start(folder: &Path, setup: &Setup) -> (Self, Relay) {
         let clock = Self(folder.join("clock"));
         clock.set("+0");
         let mut command = setup.command();
@@ -34,7 +35,7 @@ impl Clock {
     }
 
     /// How far from the real time it is.
-    fn set(&self, offset: &str) {
+    pub fn set(&self, offset: &str) {
         let next = self.0.with_extension("next");
         fs::write(&next, offset).expect("writable");
         fs::rename(next, &self.0).expect("renamed");
@@ -61,7 +62,20 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
     let setup = Setup::new(&to(&target));
     let (clock, relay) = Clock::start(setup.path(), &setup);
     let sender = relay.sender();
-    let mut owed = BTreeSet::new();
+    let (at, first) = (sender.generated_at(), fresh());
+    let signature = sign(&at, first.as_bytes());
+    let send_first = async || {
+        let answer = sender.send(&at, &signature, first.clone()).await;
+        assert_eq!(answer.expect("an answer").status, 200, "K01");
+    };
+    send_first().await;
+    eventually("K01: the first arrives", async || target.count() == 1).await;
+    clock.set("+315360000");
+    // Dropping what is past its time has its turn each second.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    clock.set("+0");
+    send_first().await;
+    let mut owed = BTreeSet::from([first.clone().into_bytes()]);
     let mut post = async |timely: bool, offset: &str| {
         let body = fresh();
         let answer = sender.post(body.clone()).await.expect("an answer");
@@ -91,6 +105,7 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
         taken == owed
     })
     .await;
+    assert_eq!(target.count(), owed.len(), "K01: none of them twice");
     for (reason, count) in [("stale", 1.0), ("future", 2.0)] {
         let series = format!("suki_relay_quarantine{{reason=\"{reason}\"}}");
         let kept = relay.metric(&series).await;

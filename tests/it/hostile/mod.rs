@@ -7,7 +7,7 @@
 
 mod catalogue;
 mod clients;
-mod clocks;
+pub mod clocks;
 mod frames;
 mod http1;
 mod http2;
