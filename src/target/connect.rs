@@ -9,7 +9,7 @@
 //!   common servers close them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,7 +19,6 @@ use http::Uri;
 use http_body_util::Full;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
@@ -30,6 +29,7 @@ use tower_service::Service;
 use super::address::Allowed;
 use super::connection::Connection;
 use super::http::{BuildError, Options, Tls};
+use super::lookup::Resolver;
 use super::{Policy, Reason};
 
 /// An answer's headers may take this much.
@@ -65,13 +65,6 @@ pub enum Versions {
 #[derive(Clone)]
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
-    allowed: Allowed,
-}
-
-/// Looks names up as the system does, and leaves out where we may not connect to.
-#[derive(Clone)]
-pub struct Resolver {
-    system: GaiResolver,
     allowed: Allowed,
 }
 
@@ -117,10 +110,7 @@ impl Connector {
     pub fn new(options: &Options, policy: &Policy, versions: Versions) -> Result<Self, BuildError> {
         let Options { url, tls, .. } = options;
         let allowed = options.allowed.clone();
-        let mut tcp = HttpConnector::new_with_resolver(Resolver {
-            system: GaiResolver::new(),
-            allowed: allowed.clone(),
-        });
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::new(allowed.clone()));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(policy.connect_timeout));
@@ -171,40 +161,6 @@ impl Service<Uri> for Connector {
             }
         })
     }
-}
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Failure;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.system.poll_ready(cx).map_err(|_| Failure(Reason::Dns))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let looking_up = self.system.call(name);
-        let allowed = self.allowed.clone();
-        Box::pin(async move {
-            let found = looking_up.await.map_err(|_| Failure(Reason::Dns))?;
-            let (permitted, forbidden): (Vec<_>, Vec<_>) =
-                found.partition(|found| allowed.permits(found.ip()));
-            match (permitted.is_empty(), forbidden.is_empty()) {
-                (false, _) => Ok(by_chance(permitted).into_iter()),
-                (true, false) => Err(Failure(Reason::Forbidden)),
-                (true, true) => Err(Failure(Reason::Dns)),
-            }
-        })
-    }
-}
-
-/// In another order each time, so that one address of a name is not pinned for ever. The family that the
-/// system put first stays first: it knows which one is routed here (RFC 6724).
-fn by_chance(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
-    fastrand::shuffle(&mut addresses);
-    addresses.sort_by_key(|address| address.is_ipv4() != first_is_v4);
-    addresses
 }
 
 /// The address, if the URL names one in the canonical spelling. Other spellings (`0xa9fea9fe`) are
@@ -280,25 +236,4 @@ fn system_roots() -> &'static RootCertStore {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn every_address_of_a_name_comes_first_at_times_and_the_first_family_stays() {
-        let looked_up = ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1"];
-        let looked_up: Vec<SocketAddr> = looked_up.iter().map(|a| a.parse().unwrap()).collect();
-        let mut first = BTreeSet::new();
-        for _ in 0..100 {
-            let order = by_chance(looked_up.clone());
-            assert!(order[..2].iter().all(SocketAddr::is_ipv6), "{order:?}");
-            assert_eq!(order.len(), 4);
-            first.insert(order[0]);
-        }
-        assert_eq!(first.len(), 2);
-    }
 }

@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 pub mod grpc;
 pub mod http;
+mod lookup;
 pub mod outcome;
 pub mod sign;
 
