@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::address::Allowed;
@@ -66,6 +67,8 @@ pub enum Versions {
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
     allowed: Allowed,
+    /// For look-up, TCP and TLS together.
+    time_max: Duration,
 }
 
 /// A pool of connections for one target. Only a target with https asks for the system's roots.
@@ -113,6 +116,7 @@ impl Connector {
         let mut tcp = HttpConnector::new_with_resolver(Resolver::new(allowed.clone()));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        // Of which each address of a name has its share.
         tcp.set_connect_timeout(Some(policy.connect_timeout));
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
@@ -136,7 +140,11 @@ impl Connector {
             Versions::All => builder.enable_all_versions().wrap_connector(tcp),
             Versions::Http2 => builder.enable_http2().wrap_connector(tcp),
         };
-        Ok(Self { https, allowed })
+        Ok(Self {
+            https,
+            allowed,
+            time_max: policy.connect_timeout,
+        })
     }
 }
 
@@ -153,11 +161,12 @@ impl Service<Uri> for Connector {
         if literal_address(&url).is_some_and(|address| !self.allowed.permits(address)) {
             return Box::pin(async { Err(Failure(Reason::Forbidden)) });
         }
-        let connecting = self.https.call(url);
+        let (connecting, time_max) = (self.https.call(url), self.time_max);
         Box::pin(async move {
-            match connecting.await {
-                Ok(stream) => Ok(Connection::new(stream)),
-                Err(error) => Err(failure(&*error)),
+            match timeout(time_max, connecting).await {
+                Ok(Ok(stream)) => Ok(Connection::new(stream)),
+                Ok(Err(error)) => Err(failure(&*error)),
+                Err(_) => Err(Failure(Reason::Connect)),
             }
         })
     }

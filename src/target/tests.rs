@@ -426,6 +426,20 @@ async fn no_connection_has_its_reason() {
     }
 }
 
+/// One that takes connections, and never says a word of TLS.
+#[tokio::test]
+async fn a_handshake_that_never_ends_has_no_more_than_the_time_to_connect() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", mute.local_addr().unwrap());
+    let mut options = Options::of(&url);
+    options.tls.ca = Some(Authority::new().pem());
+    let mut policy = policy();
+    policy.timeout = Duration::from_secs(30);
+    policy.connect_timeout = Duration::from_millis(50);
+    let target = Target::http(name("ehr"), policy, options).unwrap();
+    assert_eq!(attempt(&target).await, retry(Reason::Connect));
+}
+
 #[test]
 fn options_that_make_no_target_say_why() {
     let build = |change: &dyn Fn(&mut Options)| {
