@@ -39,6 +39,10 @@ pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Shorter than the 5 s after which Node.js, and others after it, close an idle connection.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What was sent and is not acknowledged for so long has no peer any more (`TCP_USER_TIMEOUT`). TCP itself
+/// sends it again for a quarter of an hour, and keepalive does not begin before it has (tcp(7)).
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// gRPC servers keep idle connections for minutes or for ever.
 const HTTP2_IDLE_MAX: Duration = Duration::from_mins(1);
 const HTTP2_KEEPALIVE: Duration = Duration::from_mins(5);
@@ -86,8 +90,10 @@ pub fn pool(options: &Options, policy: &Policy) -> Result<Pool, BuildError> {
 
 /// A pool that holds one connection, which all requests share.
 ///
-/// No pings more often than gRPC servers allow (gRFC A8: they end the connection of a client that pings
-/// below every 5 min); that a peer is gone, TCP's own keepalive tells, and each attempt's deadline.
+/// No pings more often than gRPC servers allow (gRFC A8: they end the connection, and all its calls, of a
+/// client that pings below every 5 min), so that only a call longer than that is ever under one. That a
+/// peer is gone, TCP tells within 40 s, by [`KEEPALIVE`] or [`UNACKNOWLEDGED_MAX`]; that one is there and
+/// does not answer, each attempt's deadline does, and two of those end the connection.
 pub fn http2_pool(connector: Connector) -> Pool {
     bounded()
         .http2_only(true)
@@ -121,6 +127,8 @@ impl Connector {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(3));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
         let secure = url.scheme() == Some(&http::uri::Scheme::HTTPS);
         let builder = HttpsConnectorBuilder::new().with_tls_config(client_config(tls, secure)?);
         let builder = if secure {
@@ -245,4 +253,27 @@ fn system_roots() -> &'static RootCertStore {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots
     })
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::dispatch::tests::policy;
+
+    #[tokio::test]
+    async fn a_peer_that_acknowledges_nothing_is_given_up() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let url: Uri = url.parse().unwrap();
+        let options = Options::of(&url.to_string());
+        let mut connector = Connector::new(&options, &policy(), Versions::All).unwrap();
+        let connection = connector.call(url).await.unwrap();
+        let given = sockopt::tcp_user_timeout(connection.tcp()).unwrap();
+        assert_eq!(u128::from(given), UNACKNOWLEDGED_MAX.as_millis());
+        assert!(sockopt::socket_keepalive(connection.tcp()).unwrap());
+    }
 }
