@@ -61,7 +61,8 @@
 //! 7. Nothing is unbounded: queues, bodies, connections, answers, files, waits: held by
 //!    `test:past_the_limit_a_client_waits_until_another_goes`,
 //!    `test:whoever_only_holds_connections_makes_room_the_oldest_first`, `test:a_spent_byte_budget_is_500`,
-//!    `test:attempts_in_flight_never_exceed_the_maximum`, `test:the_log_stays_short_beneath_readers`.
+//!    `test:attempts_in_flight_never_exceed_the_maximum`,
+//!    `test:look_ups_that_hang_are_few_and_hold_up_no_other_target`, `test:the_log_stays_short_beneath_readers`.
 //! 8. No module imports one above it: held by `test:no_room_imports_one_beside_or_above_it`.
 //! 9. Every delivery ever accepted is accounted for, and what has not settled leaves only at an operator's
 //!    word: held by `test:nothing_is_lost_and_every_delivery_is_accounted_for`,

@@ -1,11 +1,12 @@
 """A collector of traces: grpcio's server and OpenTelemetry's own messages. Prints a line for each span it takes.
 
-collector.py ADDRESS: listens there, says `{"port": PORT}`, then a JSON line a span.
+collector.py ADDRESS [CERTIFICATE KEY]: listens there, says `{"port": PORT}`, then a JSON line a span.
 """
 
 import json
 import sys
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
@@ -49,7 +50,11 @@ def shown(resource, scope, span, metadata):
 
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
 calls.add_TraceServiceServicer_to_server(Collector(), server)
-port = server.add_insecure_port(sys.argv[1])
+if sys.argv[2:]:
+    certificate, key = (Path(file).read_bytes() for file in sys.argv[2:])
+    port = server.add_secure_port(sys.argv[1], grpc.ssl_server_credentials([(key, certificate)]))
+else:
+    port = server.add_insecure_port(sys.argv[1])
 server.start()
 print(json.dumps({"port": port}), flush=True)
 server.wait_for_termination()

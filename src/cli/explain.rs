@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use self::report::{Explanation, RouteVerdict, Signature, Verdict, Violation};
+use self::report::{Explanation, RouteVerdict, Signature, TargetMisfit, Verdict, Violation};
 use super::desk::Place;
 use super::{ConfigFile, Environment, Failure, check, print};
 use crate::clock::Timestamp;
@@ -146,7 +146,19 @@ fn explain(routing: &Routing, request: &Request<'_>) -> Explanation {
         schema_violations: Some(violations.into_iter().map(Violation::from).collect()),
         routes,
         targets: plan.targets.iter().map(Name::to_string).collect(),
+        misfits: misfits(routing, &plan, &request.body),
     }
+}
+
+fn misfits(routing: &Routing, plan: &Plan, body: &[u8]) -> Vec<TargetMisfit> {
+    let targets = plan.targets.iter().filter_map(|name| routing.target(name));
+    let misfits = targets.filter_map(|target| {
+        Some(TargetMisfit {
+            target: target.name.to_string(),
+            problem: target.misfit(body)?.to_string(),
+        })
+    });
+    misfits.collect()
 }
 
 /// What the request path would answer, by the order of its own steps.

@@ -124,7 +124,15 @@ fn method(block: &Block<'_>) -> Read<Option<Method>> {
     let bytes = references::file(&set);
     let name_text = name.text()?.value;
     match Method::find(&bytes?.1, &name_text) {
-        Ok(method) => Ok(Some(method)),
+        Ok(method) => {
+            if method.takes_nothing() {
+                name.warning(
+                    "its message has no field of a notification, and would be empty each time; rename its fields, \
+                     or set their `json_name`",
+                );
+            }
+            Ok(Some(method))
+        }
         Err(error @ MethodError::NoDescriptorSet) => set.problem(error.to_string()),
         Err(error) => name.problem(error.to_string()),
     }

@@ -39,7 +39,9 @@ const INBOX: &str = r#"
         rpc Put(Entry) returns (Entry);
         rpc Watch(Entry) returns (stream Entry);
         rpc Narrow(Number) returns (Entry);
+        rpc Blind(Other) returns (Entry);
     }
+    message Other { string state = 1; }
     message Entry { string status = 1; }
     message Number { int32 status = 1; }
 "#;
@@ -304,6 +306,8 @@ sources: [{ name: suki, path: /in, secrets: [{ name: a, env: SHORT }] }]
 targets:
   - { name: ehr, http: { url: http://ehr.example/ } }
   - { name: other, http: { url: http://ehr.example } }
+  - { name: own, grpc: { url: https://a, method: clinic.inbox.v1.Inbox/Put, descriptor_set: inbox.binpb } }
+  - { name: blind, grpc: { url: https://b, method: clinic.inbox.v1.Inbox/Blind, descriptor_set: inbox.binpb } }
 routes: [{ name: all, to: [ehr] }]
 ";
     let config = parse(text, &Disk::new()).unwrap_or_else(|problems| panic!("{problems}"));
@@ -314,6 +318,7 @@ routes: [{ name: all, to: [ehr] }]
         "clear text",
         "the same URL",
         "no route leads to target `other`",
+        "targets[3].grpc.method: its message has no field of a notification",
     ] {
         assert!(
             warnings.contains(fragment),
@@ -321,6 +326,7 @@ routes: [{ name: all, to: [ehr] }]
         );
     }
     assert!(!warnings.contains("hunter2"));
+    assert!(!warnings.contains("targets[2].grpc.method"), "{warnings}");
 }
 
 #[test]

@@ -5,13 +5,15 @@
 //! to its maximum. One that is answered closes the breaker to a crack: one attempt at a time, then two,
 //! four, …: a target that has just come up is not buried under what waited for it.
 //!
-//! Attempts that were on their way when the breaker opened tell of the past, and are not counted.
+//! Attempts that were on their way when the breaker opened tell of the past, and are not counted. Nor are
+//! those that never left: a body that fits no message says nothing of the target.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 pub use crate::target::Breaker as Policy;
+use crate::target::{Outcome, Reason};
 
 /// The breaker of one target.
 #[derive(Debug)]
@@ -42,6 +44,28 @@ enum State {
 #[must_use]
 pub struct Ticket {
     era: u64,
+}
+
+/// What an attempt told of its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// An answer that it stands by.
+    Answer,
+    Failure,
+    /// Nothing was sent.
+    Nothing,
+}
+
+impl From<Outcome> for Heard {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::GiveUp {
+                reason: Reason::Misfit,
+            } => Self::Nothing,
+            Outcome::Delivered | Outcome::GiveUp { .. } => Self::Answer,
+            Outcome::Retry { .. } => Self::Failure,
+        }
+    }
 }
 
 /// What the end of an attempt changed.
@@ -83,11 +107,11 @@ impl Breaker {
         Ticket { era: self.era }
     }
 
-    /// An attempt ended; `answered` tells whether the target gave an answer that it stands by.
+    /// An attempt ended. A probe that heard nothing is due again at once, as if it had not begun.
     pub fn end(
         &mut self,
         ticket: Ticket,
-        answered: bool,
+        heard: Heard,
         now: Instant,
         in_flight_max: usize,
         policy: &Policy,
@@ -95,34 +119,39 @@ impl Breaker {
         if ticket.era != self.era {
             return None;
         }
-        match &mut self.state {
-            State::Closed { failures, allowed } if answered => {
+        match (&mut self.state, heard) {
+            (State::Closed { failures, allowed }, Heard::Answer) => {
                 *failures = 0;
                 *allowed = allowed
                     .map(|n| n.saturating_mul(2))
                     .filter(|n| *n < in_flight_max);
                 None
             }
-            State::Closed { failures, .. } => {
+            (State::Closed { failures, .. }, Heard::Failure) => {
                 *failures += 1;
                 (*failures >= policy.failures).then(|| {
                     self.open(policy.probe_after, now, policy);
                     Change::Opened
                 })
             }
-            State::Probing { .. } if answered => {
+            (State::Probing { .. }, Heard::Answer) => {
                 self.state = State::Closed {
                     failures: 0,
                     allowed: Some(1),
                 };
                 Some(Change::Closed)
             }
-            State::Probing { pause } => {
+            (State::Probing { pause }, Heard::Failure) => {
                 let pause = pause.saturating_mul(2);
                 self.open(pause, now, policy);
                 None
             }
-            State::Open { .. } => None,
+            (State::Probing { pause }, Heard::Nothing) => {
+                let pause = *pause;
+                self.state = State::Open { until: now, pause };
+                None
+            }
+            (State::Closed { .. }, Heard::Nothing) | (State::Open { .. }, _) => None,
         }
     }
 
@@ -169,6 +198,7 @@ pub enum Allowance {
 mod tests {
     use proptest::prelude::*;
 
+    use super::Heard::{Answer, Failure, Nothing};
     use super::*;
 
     const POLICY: Policy = Policy {
@@ -179,24 +209,24 @@ mod tests {
     const MAX: usize = 16;
 
     /// One attempt, begun and ended now.
-    fn attempt(breaker: &mut Breaker, answered: bool, now: Instant) -> Option<Change> {
+    fn attempt(breaker: &mut Breaker, heard: Heard, now: Instant) -> Option<Change> {
         let ticket = breaker.begin();
-        breaker.end(ticket, answered, now, MAX, &POLICY)
+        breaker.end(ticket, heard, now, MAX, &POLICY)
     }
 
     fn opened(now: Instant) -> Breaker {
         let mut breaker = Breaker::default();
-        assert_eq!(attempt(&mut breaker, false, now), None);
-        assert_eq!(attempt(&mut breaker, false, now), None);
-        assert_eq!(attempt(&mut breaker, false, now), Some(Change::Opened));
+        assert_eq!(attempt(&mut breaker, Failure, now), None);
+        assert_eq!(attempt(&mut breaker, Failure, now), None);
+        assert_eq!(attempt(&mut breaker, Failure, now), Some(Change::Opened));
         breaker
     }
 
     #[test]
     fn an_answer_between_failures_keeps_it_closed() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        for answered in [false, false, true, false, false, true] {
-            assert_eq!(attempt(&mut breaker, answered, now), None);
+        for heard in [Failure, Failure, Answer, Failure, Failure, Answer] {
+            assert_eq!(attempt(&mut breaker, heard, now), None);
         }
         assert_eq!(breaker.allows(now, MAX), Allowance::Attempts(MAX));
     }
@@ -212,7 +242,7 @@ mod tests {
             assert_eq!(breaker.allows(just_before, MAX), Allowance::Nothing);
             now += pause;
             assert_eq!(breaker.allows(now, MAX), Allowance::Probe);
-            assert_eq!(attempt(&mut breaker, false, now), None);
+            assert_eq!(attempt(&mut breaker, Failure, now), None);
         }
     }
 
@@ -223,11 +253,11 @@ mod tests {
         let later = now + POLICY.probe_after;
         let probe = breaker.begin();
         assert_eq!(breaker.allows(later, MAX), Allowance::Nothing);
-        let change = breaker.end(probe, true, later, MAX, &POLICY);
+        let change = breaker.end(probe, Answer, later, MAX, &POLICY);
         assert_eq!(change, Some(Change::Closed));
         for allowed in [1, 2, 4, 8, 16, 16] {
             assert_eq!(breaker.allows(later, MAX), Allowance::Attempts(allowed));
-            assert_eq!(attempt(&mut breaker, true, later), None);
+            assert_eq!(attempt(&mut breaker, Answer, later), None);
         }
     }
 
@@ -237,14 +267,38 @@ mod tests {
         let early: Vec<Ticket> = (0..10).map(|_| breaker.begin()).collect();
         let mut ends = early.into_iter();
         for ticket in ends.by_ref().take(3) {
-            breaker.end(ticket, false, now, MAX, &POLICY);
+            breaker.end(ticket, Failure, now, MAX, &POLICY);
         }
         let later = now + POLICY.probe_after;
-        assert_eq!(attempt(&mut breaker, true, later), Some(Change::Closed));
+        assert_eq!(attempt(&mut breaker, Answer, later), Some(Change::Closed));
         for ticket in ends {
-            assert_eq!(breaker.end(ticket, false, later, MAX, &POLICY), None);
+            assert_eq!(breaker.end(ticket, Failure, later, MAX, &POLICY), None);
         }
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn an_attempt_that_heard_nothing_is_as_if_it_had_not_been() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        for heard in [Failure, Nothing, Failure, Nothing] {
+            assert_eq!(attempt(&mut breaker, heard, now), None);
+        }
+        assert_eq!(attempt(&mut breaker, Failure, now), Some(Change::Opened));
+        let later = now + POLICY.probe_after;
+        for _ in 0..3 {
+            assert_eq!(attempt(&mut breaker, Nothing, later), None);
+            assert_eq!(breaker.allows(later, MAX), Allowance::Probe);
+        }
+        assert_eq!(attempt(&mut breaker, Failure, later), None);
+        let twice = POLICY.probe_after * 2;
+        assert_eq!(breaker.probe_at(), Some(later + twice));
+        let then = later + twice;
+        assert_eq!(attempt(&mut breaker, Answer, then), Some(Change::Closed));
+        for heard in [Nothing, Nothing, Nothing] {
+            assert_eq!(attempt(&mut breaker, heard, then), None);
+        }
+        assert_eq!(breaker.allows(then, MAX), Allowance::Attempts(1));
     }
 
     proptest! {
@@ -252,7 +306,7 @@ mod tests {
         /// target for longer than the longest pause, and never lets two probes run.
         #[test]
         fn it_holds_its_promises_in_any_order_of_events(
-            steps in prop::collection::vec((0_u8..3, any::<prop::sample::Index>(), 0_u64..5_000), 1..300)
+            steps in prop::collection::vec((0_usize..4, any::<prop::sample::Index>(), 0_u64..5_000), 1..300)
         ) {
             let mut now = Instant::now();
             let mut breaker = Breaker::default();
@@ -273,7 +327,15 @@ mod tests {
                     }
                 } else if !in_flight.is_empty() {
                     let ticket = in_flight.swap_remove(which.index(was_in_flight));
-                    let change = breaker.end(ticket, step == 1, now, MAX, &POLICY);
+                    let was_allowed = breaker.allows(now, MAX);
+                    let heard = [Answer, Failure, Nothing][step - 1];
+                    let change = breaker.end(ticket, heard, now, MAX, &POLICY);
+                    if heard == Nothing {
+                        let held = was_allowed == Allowance::Nothing;
+                        let allowed = breaker.allows(now, MAX);
+                        let due_again = held && allowed == Allowance::Probe;
+                        prop_assert!(allowed == was_allowed || due_again);
+                    }
                     match change {
                         Some(Change::Opened) => prop_assert!(!was_open && step == 2),
                         Some(Change::Closed) => prop_assert!(was_open && step == 1),

@@ -26,6 +26,7 @@ use crate::retry;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::spool::{self, DeliveryKey, Due, Kept, Spool, Submission, TargetCounts, Verdict};
+use crate::target::grpc::method::{Method, tests::descriptor_set};
 use crate::target::http::Options;
 use crate::target::{Breaker, Policy, Target};
 use crate::trace::Tracer;
@@ -457,6 +458,35 @@ async fn definite_answers_are_no_failures_of_the_target() {
         rig.delivered("ehr").await == 1
     })
     .await;
+}
+
+/// Nothing is sent of it, so it tells nothing: neither that the target lives, nor that it fails.
+#[tokio::test]
+async fn a_body_that_fits_no_message_does_not_close_the_breaker_of_a_dead_target() {
+    let fits = r#"{"status": "success"}"#;
+    let ehr = inbox(&nowhere().await);
+    let mut rig = Rig::start(vec![], 0, &[]).await;
+    owe(&rig.spool, fits, &["ehr"]).await;
+    rig.reload(vec![ehr]);
+    eventually("its breaker opens", async || rig.shown(BREAKER) > 0.5).await;
+    for n in 1..=3 {
+        owe(&rig.spool, &format!("{{\"status\": {n}}}"), &["ehr"]).await;
+        eventually("it is a dead letter", async || {
+            rig.counts("ehr").await.dead == n
+        })
+        .await;
+        assert!(rig.shown(BREAKER) > 0.5);
+    }
+    assert_eq!(rig.counts("ehr").await.pending, 1);
+}
+
+/// A gRPC target whose method takes a `status` that is text.
+fn inbox(url: &str) -> Target {
+    let proto = r#"syntax = "proto3"; package clinic; message Entry { string status = 1; }
+        service Inbox { rpc Put(Entry) returns (Entry); }"#;
+    let method = Method::find(&descriptor_set(proto), "clinic.Inbox/Put").unwrap();
+    let policy = target("ehr", url, 1).policy;
+    Target::grpc(name("ehr"), policy, &Options::of(url), Some(method)).unwrap()
 }
 
 #[tokio::test]

@@ -312,11 +312,10 @@ impl TargetWorker {
     }
 
     fn tell_breaker(&mut self, attempt: &Attempt, outcome: Outcome) {
-        let answered = !matches!(outcome, Outcome::Retry { .. });
         let policy = &attempt.target.policy;
         let change = self.breaker.end(
             attempt.ticket,
-            answered,
+            outcome.into(),
             Instant::now(),
             policy.in_flight_max,
             &policy.breaker,

@@ -9,7 +9,7 @@
 //!   common servers close them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,17 +19,18 @@ use http::Uri;
 use http_body_util::Full;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::address::Allowed;
 use super::connection::Connection;
 use super::http::{BuildError, Options, Tls};
+use super::lookup::Resolver;
 use super::{Policy, Reason};
 
 /// An answer's headers may take this much.
@@ -38,6 +39,10 @@ pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Shorter than the 5 s after which Node.js, and others after it, close an idle connection.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What was sent and is not acknowledged for so long has no peer any more (`TCP_USER_TIMEOUT`). TCP itself
+/// sends it again for a quarter of an hour, and keepalive does not begin before it has (tcp(7)).
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// gRPC servers keep idle connections for minutes or for ever.
 const HTTP2_IDLE_MAX: Duration = Duration::from_mins(1);
 const HTTP2_KEEPALIVE: Duration = Duration::from_mins(5);
@@ -66,13 +71,8 @@ pub enum Versions {
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
     allowed: Allowed,
-}
-
-/// Looks names up as the system does, and leaves out where we may not connect to.
-#[derive(Clone)]
-pub struct Resolver {
-    system: GaiResolver,
-    allowed: Allowed,
+    /// For look-up, TCP and TLS together.
+    time_max: Duration,
 }
 
 /// A pool of connections for one target. Only a target with https asks for the system's roots.
@@ -90,8 +90,10 @@ pub fn pool(options: &Options, policy: &Policy) -> Result<Pool, BuildError> {
 
 /// A pool that holds one connection, which all requests share.
 ///
-/// No pings more often than gRPC servers allow (gRFC A8: they end the connection of a client that pings
-/// below every 5 min); that a peer is gone, TCP's own keepalive tells, and each attempt's deadline.
+/// No pings more often than gRPC servers allow (gRFC A8: they end the connection, and all its calls, of a
+/// client that pings below every 5 min), so that only a call longer than that is ever under one. That a
+/// peer is gone, TCP tells within 40 s, by [`KEEPALIVE`] or [`UNACKNOWLEDGED_MAX`]; that one is there and
+/// does not answer, each attempt's deadline does, and two of those end the connection.
 pub fn http2_pool(connector: Connector) -> Pool {
     bounded()
         .http2_only(true)
@@ -117,16 +119,16 @@ impl Connector {
     pub fn new(options: &Options, policy: &Policy, versions: Versions) -> Result<Self, BuildError> {
         let Options { url, tls, .. } = options;
         let allowed = options.allowed.clone();
-        let mut tcp = HttpConnector::new_with_resolver(Resolver {
-            system: GaiResolver::new(),
-            allowed: allowed.clone(),
-        });
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::new(allowed.clone()));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        // Of which each address of a name has its share.
         tcp.set_connect_timeout(Some(policy.connect_timeout));
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(3));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
         let secure = url.scheme() == Some(&http::uri::Scheme::HTTPS);
         let builder = HttpsConnectorBuilder::new().with_tls_config(client_config(tls, secure)?);
         let builder = if secure {
@@ -146,7 +148,11 @@ impl Connector {
             Versions::All => builder.enable_all_versions().wrap_connector(tcp),
             Versions::Http2 => builder.enable_http2().wrap_connector(tcp),
         };
-        Ok(Self { https, allowed })
+        Ok(Self {
+            https,
+            allowed,
+            time_max: policy.connect_timeout,
+        })
     }
 }
 
@@ -163,48 +169,15 @@ impl Service<Uri> for Connector {
         if literal_address(&url).is_some_and(|address| !self.allowed.permits(address)) {
             return Box::pin(async { Err(Failure(Reason::Forbidden)) });
         }
-        let connecting = self.https.call(url);
+        let (connecting, time_max) = (self.https.call(url), self.time_max);
         Box::pin(async move {
-            match connecting.await {
-                Ok(stream) => Ok(Connection::new(stream)),
-                Err(error) => Err(failure(&*error)),
+            match timeout(time_max, connecting).await {
+                Ok(Ok(stream)) => Ok(Connection::new(stream)),
+                Ok(Err(error)) => Err(failure(&*error)),
+                Err(_) => Err(Failure(Reason::Connect)),
             }
         })
     }
-}
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Failure;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.system.poll_ready(cx).map_err(|_| Failure(Reason::Dns))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let looking_up = self.system.call(name);
-        let allowed = self.allowed.clone();
-        Box::pin(async move {
-            let found = looking_up.await.map_err(|_| Failure(Reason::Dns))?;
-            let (permitted, forbidden): (Vec<_>, Vec<_>) =
-                found.partition(|found| allowed.permits(found.ip()));
-            match (permitted.is_empty(), forbidden.is_empty()) {
-                (false, _) => Ok(by_chance(permitted).into_iter()),
-                (true, false) => Err(Failure(Reason::Forbidden)),
-                (true, true) => Err(Failure(Reason::Dns)),
-            }
-        })
-    }
-}
-
-/// In another order each time, so that one address of a name is not pinned for ever. The family that the
-/// system put first stays first: it knows which one is routed here (RFC 6724).
-fn by_chance(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
-    fastrand::shuffle(&mut addresses);
-    addresses.sort_by_key(|address| address.is_ipv4() != first_is_v4);
-    addresses
 }
 
 /// The address, if the URL names one in the canonical spelling. Other spellings (`0xa9fea9fe`) are
@@ -282,23 +255,25 @@ fn system_roots() -> &'static RootCertStore {
     })
 }
 
+#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use rustix::net::sockopt;
+    use tokio::net::TcpListener;
 
     use super::*;
+    use crate::dispatch::tests::policy;
 
-    #[test]
-    fn every_address_of_a_name_comes_first_at_times_and_the_first_family_stays() {
-        let looked_up = ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1"];
-        let looked_up: Vec<SocketAddr> = looked_up.iter().map(|a| a.parse().unwrap()).collect();
-        let mut first = BTreeSet::new();
-        for _ in 0..100 {
-            let order = by_chance(looked_up.clone());
-            assert!(order[..2].iter().all(SocketAddr::is_ipv6), "{order:?}");
-            assert_eq!(order.len(), 4);
-            first.insert(order[0]);
-        }
-        assert_eq!(first.len(), 2);
+    #[tokio::test]
+    async fn a_peer_that_acknowledges_nothing_is_given_up() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let url: Uri = url.parse().unwrap();
+        let options = Options::of(&url.to_string());
+        let mut connector = Connector::new(&options, &policy(), Versions::All).unwrap();
+        let connection = connector.call(url).await.unwrap();
+        let given = sockopt::tcp_user_timeout(connection.tcp()).unwrap();
+        assert_eq!(u128::from(given), UNACKNOWLEDGED_MAX.as_millis());
+        assert!(sockopt::socket_keepalive(connection.tcp()).unwrap());
     }
 }

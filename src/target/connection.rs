@@ -100,3 +100,14 @@ impl Write for Connection {
         Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
     }
 }
+
+#[cfg(test)]
+impl Connection {
+    /// Of one without TLS.
+    pub fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            MaybeHttpsStream::Http(stream) => stream.inner(),
+            MaybeHttpsStream::Https(_) => panic!("it speaks TLS"),
+        }
+    }
+}

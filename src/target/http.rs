@@ -5,7 +5,8 @@
 //!   static ones, and what HTTP itself needs (`host`, `content-length`). Nothing else passes.
 //! * Redirects are never followed. Of an answer, the status and `retry-after` count; at most
 //!   [`ANSWER_BYTES_MAX`] of its body are read, for at most [`ANSWER_TIME_MAX`], and thrown away, so
-//!   that the connection can serve again. A longer or slower body costs its connection, not the outcome.
+//!   that the connection can serve again. A body that is longer, slower or breaks off costs its
+//!   connection, not the outcome.
 //! * One immediate second try if a connection that has served before dies before it answers.
 //! * Any answer of any peer becomes an [`Outcome`]; memory held for it is bounded.
 
@@ -185,13 +186,9 @@ impl Http {
         let outcome = from_status(answer.status().as_u16(), after, policy);
         // Within the attempt's own deadline, so that a slow body cannot turn an answer into a timeout.
         let left = policy.timeout.saturating_sub(began.elapsed()) / 2;
-        match timeout(left.min(ANSWER_TIME_MAX), drain(answer.into_body())).await {
-            Ok(Err(Broken)) => Outcome::Retry {
-                reason: Reason::Broken,
-                after,
-            },
-            Ok(Ok(())) | Err(_) => outcome,
-        }
+        // However the body ends, the status has told what was done with the notification.
+        let _ = timeout(left.min(ANSWER_TIME_MAX), drain(answer.into_body())).await;
+        outcome
     }
 
     /// Whether the target is in our own pod, as far as its URL tells.
@@ -326,20 +323,16 @@ pub(super) fn wish(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     }
 }
 
-/// The connection broke before the answer was complete.
-struct Broken;
-
-/// Reads a body to its end, or to where it is not worth it: then its connection is dropped with it.
-async fn drain(mut body: Incoming) -> Result<(), Broken> {
+/// Reads a body to its end, or to where it breaks off or is not worth it: then its connection is dropped
+/// with it.
+async fn drain(mut body: Incoming) {
     let mut read = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Broken)?;
+    while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);
         if read > ANSWER_BYTES_MAX {
             break;
         }
     }
-    Ok(())
 }
 
 fn died_idle(error: &legacy::Error) -> bool {

@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 pub mod grpc;
 pub mod http;
+mod lookup;
 pub mod outcome;
 pub mod sign;
 
@@ -103,6 +104,14 @@ impl Target {
         }
     }
 
+    /// Why this body does not fit the message of a method of the user's own, if it is so.
+    pub fn misfit(&self, body: &[u8]) -> Option<grpc::method::Misfit> {
+        match &self.how {
+            How::Http(_) => None,
+            How::Grpc(grpc) => grpc.misfit(body),
+        }
+    }
+
     /// Sends one request, within the policy's timeout.
     ///
     /// Cancellation: dropping the future abandons the request; the target may have acted on it.
@@ -110,7 +119,7 @@ impl Target {
         let attempt = async {
             match &self.how {
                 How::Http(http) => http.attempt(parcel, &self.policy).await,
-                How::Grpc(grpc) => grpc.attempt(parcel).await,
+                How::Grpc(grpc) => grpc.attempt(&self.name, parcel).await,
             }
         };
         tokio::time::timeout(self.policy.timeout, attempt)

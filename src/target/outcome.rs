@@ -23,7 +23,7 @@ pub enum Outcome {
 pub enum Reason {
     /// The name did not resolve.
     Dns,
-    /// No connection: refused, unreachable, or not made in time.
+    /// No connection: refused, unreachable, or not made in time, look-up and TLS included.
     Connect,
     /// The TLS handshake failed.
     Tls,

@@ -325,10 +325,6 @@ async fn broken_silent_and_senseless_answers_are_told_apart() {
             Reason::Broken,
         ),
         (
-            Reply::Close("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhal"),
-            Reason::Broken,
-        ),
-        (
             Reply::Answer("220 smtp.example.org ESMTP\r\n\r\n"),
             Reason::Protocol,
         ),
@@ -355,6 +351,24 @@ async fn an_answer_without_end_keeps_its_meaning_and_costs_its_connection() {
     assert_eq!(connections.load(Ordering::SeqCst), 2);
     // What we read, and what the sockets of both sides hold.
     assert!(written.load(Ordering::SeqCst) < 32 << 20);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_does_not_change_what_the_status_says() {
+    let reason = Reason::ClientError;
+    let cases = [
+        ("200 OK", Outcome::Delivered),
+        ("409 Conflict", Outcome::Delivered),
+        ("422 No", Outcome::GiveUp { reason }),
+        ("404 Not Found", retry(reason)),
+    ];
+    for (status, expected) in cases {
+        let text = format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\nhal");
+        let mut policy = policy();
+        policy.delivered_on.insert(409);
+        let outcome = outcome_of(Reply::Close(text.leak()), policy).await;
+        assert_eq!(outcome, expected, "{status}");
+    }
 }
 
 #[tokio::test]
@@ -410,6 +424,20 @@ async fn no_connection_has_its_reason() {
         let target = Target::http(name("ehr"), policy(), options).unwrap();
         assert_eq!(attempt(&target).await, retry(reason), "{url}");
     }
+}
+
+/// One that takes connections, and never says a word of TLS.
+#[tokio::test]
+async fn a_handshake_that_never_ends_has_no_more_than_the_time_to_connect() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", mute.local_addr().unwrap());
+    let mut options = Options::of(&url);
+    options.tls.ca = Some(Authority::new().pem());
+    let mut policy = policy();
+    policy.timeout = Duration::from_secs(30);
+    policy.connect_timeout = Duration::from_millis(50);
+    let target = Target::http(name("ehr"), policy, options).unwrap();
+    assert_eq!(attempt(&target).await, retry(Reason::Connect));
 }
 
 #[test]

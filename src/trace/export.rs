@@ -3,14 +3,16 @@
 //! Settings are those of OpenTelemetry's own SDK, which reads them itself: `OTEL_SERVICE_NAME`,
 //! `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and its argument, `OTEL_EXPORTER_OTLP_HEADERS`,
 //! `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_BSP_*`. Its thread sends what the queue holds every few seconds, a
-//! batch at a time; what a collector does not take within the timeout is dropped.
+//! batch at a time; what a collector does not take within the timeout is dropped. One with `https` is trusted by the
+//! system's roots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::{InstrumentationScope, Key, KeyValue, Value};
-use opentelemetry_otlp::ExporterBuildError;
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{ExporterBuildError, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, Config, SpanData, SpanExporter, SpanProcessor};
@@ -26,6 +28,10 @@ const ENDPOINTS: [&str; 2] = [
 const PROTOCOLS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
+const INSECURE: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_INSECURE",
+    "OTEL_EXPORTER_OTLP_INSECURE",
 ];
 const NAME: &str = env!("CARGO_PKG_NAME");
 
@@ -55,9 +61,12 @@ impl Tracer {
         if let Some((name, protocol)) = protocol.filter(|(_, protocol)| protocol != "grpc") {
             return Err(Unexported::Protocol(name, protocol));
         }
-        let exporter = opentelemetry_otlp::SpanExporter::builder()
-            .with_tonic()
-            .build()?;
+        let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
+        if is_secure(&set) {
+            // Left to itself, the exporter trusts nobody.
+            exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+        }
+        let exporter = exporter.build()?;
         let settings = Config::default();
         let mut queue = BatchSpanProcessor::builder(Watched::new(exporter)).build();
         queue.set_resource(&named(&settings.resource));
@@ -77,6 +86,19 @@ impl Tracer {
             // What could not be sent is told by [`Watched`].
             let _ = collector.queue.shutdown_with_timeout(wait);
         }
+    }
+}
+
+/// Whether the exporter speaks TLS: with `https`, or without a scheme if the environment does not say otherwise.
+fn is_secure(set: &dyn Fn(&str) -> Option<String>) -> bool {
+    let endpoint = ENDPOINTS.iter().find_map(|name| set(name));
+    let scheme = endpoint.as_deref().and_then(|url| url.split_once("://"));
+    match scheme {
+        Some((scheme, _)) => scheme.trim().eq_ignore_ascii_case("https"),
+        None => !INSECURE
+            .iter()
+            .find_map(|name| set(name))
+            .is_some_and(|value| value.trim().eq_ignore_ascii_case("true")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! gRPC targets: the whole way, from a sender's POST to a server that we did not write.
 
 mod answers;
+mod own;
 mod reach;
 
 use std::io::{BufRead, BufReader};

@@ -61,6 +61,57 @@ routes: [{{ name: all, to: [ehr] }}]
     eventually("the delivery", async || target.count() > 0).await;
 }
 
+/// Whoever rotates them may take the old ones back at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_and_a_header_of_files_go_along_as_they_are_at_each_attempt() {
+    let target = Target::broken().await;
+    let setup = Setup::new(&format!(
+        "
+targets:
+  - name: ehr
+    http:
+      url: '{}'
+      bearer_token: {{ file: token }}
+      headers: {{ x-team: {{ file: team }} }}
+    retry: {{ initial: 50ms, max: 50ms }}
+    breaker: {{ failures: 1000 }}
+routes: [{{ name: all, to: [ehr] }}]
+",
+        target.url()
+    ));
+    let put = |which: &str| {
+        for name in ["token", "team"] {
+            let text = format!("{which}-{name}\n");
+            fs::write(setup.path().join(name), text).expect("writable");
+        }
+    };
+    let carries = |request: &Request, which: &str| {
+        let token = format!("Bearer {which}-token");
+        request.header("authorization") == token
+            && request.header("x-team") == format!("{which}-team")
+    };
+    put("old");
+    let relay = setup.start();
+    let answer = relay.sender().post(BODY).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    eventually("an attempt", async || target.count() > 0).await;
+    assert!(carries(&target.requests()[0], "old"));
+
+    put("new");
+    let new = || {
+        let mut sent = target.requests();
+        let first = sent.iter().position(|request| carries(request, "new"));
+        sent.split_off(first.unwrap_or(sent.len()))
+    };
+    eventually("attempts with the new", async || new().len() > 2).await;
+    target.mend();
+    eventually("the delivery", async || {
+        new().iter().any(|request| request.status == 200)
+    })
+    .await;
+    assert!(new().iter().all(|request| carries(request, "new")));
+}
+
 const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD5AAmFBpYYCg=";
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use crate::harness::{Killed, Relay, Request, Setup, Target, eventually, free_address, sign};
+use crate::harness::{
+    Authority, Killed, Relay, Request, Setup, Target, eventually, free_address, sign,
+};
 
 const BODY: &str = r#"{"status":"success","session_id":"CANARY-session","encounter_id":null,
     "error_detail":"CANARY-detail"}"#;
@@ -24,9 +26,16 @@ pub struct Collector {
 
 impl Collector {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With the files of a certificate and its key, one that speaks TLS.
+    fn start_with(files: &[&Path]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(root.join("tests/python"));
-        command.args(["tests/collector.py", "127.0.0.1:0"]);
+        command
+            .args(["tests/collector.py", "localhost:0"])
+            .args(files);
         let command = command.current_dir(root).stdout(Stdio::piped());
         let mut process = command.spawn().expect("it starts");
         let output = BufReader::new(process.stdout.take().expect("piped"));
@@ -230,6 +239,27 @@ async fn what_is_not_sampled_is_told_to_the_target_and_to_no_collector() {
     assert!(told.to_str().expect("text").ends_with("-00"), "{told:?}");
     assert!(relay.terminate().await.success());
     assert_eq!(collector.spans(), Vec::<Value>::new());
+}
+
+/// Its certificate is signed by an authority that the relay's system knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_tls_is_told_if_the_system_trusts_it() {
+    let target = Target::start(|_| 200).await;
+    let setup = Setup::new(&config(&target));
+    let authority = Authority::new();
+    let ca = setup.path().join("ca.crt");
+    std::fs::write(&ca, authority.pem()).expect("writable");
+    authority.issue(setup.path(), "collector", 2099);
+    let files = ["collector.crt", "collector.key"].map(|name| setup.path().join(name));
+    let collector = Collector::start_with(&[&files[0], &files[1]]);
+    let url = format!("https://localhost:{}", collector.port);
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url.as_str()),
+        ("SSL_CERT_FILE", ca.to_str().expect("text")),
+    ];
+    let relay = start(&setup, collector.port, &environment);
+    assert_eq!(post(&relay, &relay.sender().generated_at()).await, 200);
+    eventually("all is told", async || collector.spans().len() == 3).await;
 }
 
 /// One is not there, the other takes connections and never answers.

@@ -20,6 +20,14 @@ pub(super) struct Explanation {
     pub schema_violations: Option<Vec<Violation>>,
     pub routes: Vec<RouteVerdict>,
     pub targets: Vec<String>,
+    /// Targets whose method the body does not fit.
+    pub misfits: Vec<TargetMisfit>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TargetMisfit {
+    pub target: String,
+    pub problem: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,6 +74,7 @@ impl Explanation {
             schema_violations: None,
             routes: Vec::new(),
             targets: Vec::new(),
+            misfits: Vec::new(),
         }
     }
 }
@@ -103,7 +112,13 @@ impl fmt::Display for Explanation {
             writeln!(f, "route      {route} {verdict}: {why}")?;
         }
         for target in &self.targets {
-            writeln!(f, "target     {target}")?;
+            match self.misfits.iter().find(|misfit| misfit.target == *target) {
+                None => writeln!(f, "target     {target}")?,
+                Some(TargetMisfit { problem, .. }) => {
+                    let becomes = "the body is no message of its method; a dead letter";
+                    writeln!(f, "target     {target}: {becomes}: {problem}")?;
+                }
+            }
         }
         writeln!(f, "outcome    {}", self.outcome)
     }

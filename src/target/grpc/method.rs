@@ -90,6 +90,15 @@ impl Method {
         })
     }
 
+    /// Whether it leaves out all there is in every built-in example: its message has none of their fields.
+    pub fn takes_nothing(&self) -> bool {
+        let empty = |message: DynamicMessage| message.fields().next().is_none();
+        let mut messages = EXAMPLES
+            .iter()
+            .map(|(_, body)| self.message(body.as_bytes()));
+        messages.all(|message| message.is_ok_and(empty))
+    }
+
     fn try_examples(&self) -> Result<(), MethodError> {
         for (example, body) in EXAMPLES {
             self.message(body.as_bytes())

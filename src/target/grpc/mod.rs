@@ -34,6 +34,7 @@ use super::connect::{Connector, Versions};
 use super::http::{self as post, BuildError, Options};
 use super::{Outcome, Parcel, Policy, Reason};
 use crate::clock::Timestamp;
+use crate::name::Name;
 
 /// At most this much of an answer's body is read.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -79,16 +80,21 @@ impl Grpc {
         })
     }
 
-    pub async fn attempt(&self, parcel: Parcel<'_>) -> Outcome {
+    /// For the target of this name.
+    pub async fn attempt(&self, target: &Name, parcel: Parcel<'_>) -> Outcome {
         let message = match self.message(parcel) {
             Ok(message) => message,
-            Err(misfit) => return self.misfits(parcel, &misfit),
+            Err(misfit) => return self.misfits(target, parcel, &misfit),
         };
         let answered = self.call(parcel, message).await;
         answered.unwrap_or_else(|reason| Outcome::Retry {
             reason,
             after: None,
         })
+    }
+
+    pub fn misfit(&self, body: &[u8]) -> Option<Misfit> {
+        self.method.as_ref()?.message(body).err()
     }
 
     /// Whether the target is in our own pod, as far as its URL tells.
@@ -124,9 +130,10 @@ impl Grpc {
         }
     }
 
-    fn misfits(&self, parcel: Parcel<'_>, misfit: &Misfit) -> Outcome {
+    fn misfits(&self, target: &Name, parcel: Parcel<'_>, misfit: &Misfit) -> Outcome {
         tracing::warn!(
             notification = %parcel.record.id,
+            %target,
             method = self.url.path(),
             %misfit,
             "the body does not fit the method's message; it becomes a dead letter"

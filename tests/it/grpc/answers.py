@@ -1,6 +1,6 @@
 """A gRPC target that answers a notification's first attempt as its body asks, and takes any further one.
 
-    answers.py ADDRESS [CERTIFICATE KEY CLIENT_CA]
+    answers.py ADDRESS [CERTIFICATE KEY [CLIENT_CA]]
 
 The body's `answer` may have `code`, a status; `bytes`, how long a message comes before it (without: none, the status
 comes with the head); and `late`: no answer until the caller has gone. Each call is told by a line.
@@ -41,8 +41,9 @@ def deliver(request, context):
 def listen(address, certificate=None, key=None, client_ca=None):
     if certificate is None:
         return server.add_insecure_port(address)
-    read = [Path(file).read_bytes() for file in (key, certificate, client_ca)]
-    return server.add_secure_port(address, grpc.ssl_server_credentials([read[:2]], read[2], require_client_auth=True))
+    pair = Path(key).read_bytes(), Path(certificate).read_bytes()
+    ca = client_ca and Path(client_ca).read_bytes()
+    return server.add_secure_port(address, grpc.ssl_server_credentials([pair], ca, require_client_auth=bool(ca)))
 
 
 server = grpc.server(ThreadPoolExecutor())

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Server, attempts, delivered, post, target};
-use crate::harness::{Relay, Setup, eventually};
+use crate::harness::{Authority, Relay, Setup, eventually};
 
 /// The old server does not refuse: its machine is gone, and nothing answers for it.
 #[tokio::test]
@@ -55,6 +54,54 @@ async fn a_server_that_moved_to_another_port_behind_its_address_is_found_again()
     delivered(&relay, 2).await;
 }
 
+/// Each of many targets chooses an address of its own: that all choose one has no chance.
+#[tokio::test]
+async fn of_two_servers_behind_one_name_both_receive() {
+    let first = Server::answers(&["127.0.0.2:0"]);
+    let second = Server::answers(&[&format!("127.0.0.3:{}", first.port)]);
+    let url = format!("http://sink.internal:{}", first.port);
+    let names: Vec<String> = (0..40).map(|n| format!("audit-{n}")).collect();
+    let targets = names
+        .iter()
+        .map(|name| format!("  - {{ name: {name}, grpc: {{ url: '{url}' }} }}\n"));
+    let targets: String = targets.collect();
+    let to = names.join(", ");
+    let setup = Setup::new(&format!(
+        "\ntargets:\n{targets}routes: [{{ name: all, to: [{to}] }}]\n"
+    ));
+    let hosts = setup.path().join("hosts");
+    fs::write(&hosts, "127.0.0.2 sink.internal\n127.0.0.3 sink.internal\n").expect("writable");
+    let relay = setup.start_with_hosts(&hosts);
+    post(&relay, "s", "{}").await;
+    assert_eq!(first.line(), "s attempt=1");
+    assert_eq!(second.line(), "s attempt=1");
+}
+
+#[tokio::test]
+async fn a_server_is_trusted_by_the_roots_of_the_system_if_none_are_given() {
+    let authority = Authority::new();
+    let setup = Setup::new("");
+    let at = |name: &str| setup.path().join(name).display().to_string();
+    fs::write(at("ca.crt"), authority.pem()).expect("writable");
+    authority.issue(setup.path(), "server", 2099);
+    let server = Server::answers(&["localhost:0", &at("server.crt"), &at("server.key")]);
+    let url = format!("url: 'https://localhost:{}'", server.port);
+    setup.write_config(&target(&url, ""));
+    let mut command = setup.command();
+    command.env("SSL_CERT_FILE", at("ca.crt"));
+    let relay = setup.spawn(command);
+    post(&relay, "s", "{}").await;
+    delivered(&relay, 1).await;
+    drop(relay);
+
+    let relay = setup.start();
+    post(&relay, "unknown", "{}").await;
+    eventually("it is not trusted", async || {
+        attempts(&relay, "tls").await > 0.5
+    })
+    .await;
+}
+
 /// New connections go to the port that is there then.
 async fn forward(port: Arc<AtomicU16>) -> SocketAddr {
     let front = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -76,7 +123,7 @@ async fn a_server_that_wants_a_client_certificate_gets_the_one_that_is_there_now
     let (authority, stranger) = (Authority::new(), Authority::new());
     let setup = Setup::new("");
     let at = |name: &str| setup.path().join(name).display().to_string();
-    fs::write(at("ca.crt"), authority.certificate.pem()).expect("writable");
+    fs::write(at("ca.crt"), authority.pem()).expect("writable");
     authority.issue(setup.path(), "server", 2099);
     let files = ["server.crt", "server.key", "ca.crt"].map(at);
     let arguments = ["localhost:0", &files[0], &files[1], &files[2]];
@@ -116,36 +163,4 @@ async fn applied(relay: &Relay, count: usize) {
         relay.metric(series).await >= count as f64
     })
     .await;
-}
-
-struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("no names");
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        let issuer = rcgen::Issuer::new(params, key);
-        Self {
-            certificate,
-            issuer,
-        }
-    }
-
-    /// Writes a certificate for `localhost`, good until that year, and its key.
-    fn issue(&self, folder: &Path, name: &str, year: i32) {
-        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        // With the authority's own it would pass for one signed by itself.
-        let subject = &mut params.distinguished_name;
-        subject.push(rcgen::DnType::CommonName, name);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).expect("writable");
-        fs::write(folder.join(format!("{name}.crt")), certificate.pem()).expect("writable");
-    }
 }

@@ -1,5 +1,6 @@
 //! What the tests share: a relay process, a sender, targets, and one way to wait.
 
+mod authority;
 mod canary;
 mod disk;
 mod passage;
@@ -12,6 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+pub use authority::Authority;
 pub use canary::{CANARY, assert_untold};
 pub use disk::{Faults, SmallDisk};
 pub use passage::{Passage, Way};

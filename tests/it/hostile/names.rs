@@ -110,8 +110,8 @@ async fn a_hostile_resolver_leads_nowhere_and_holds_up_no_other_target() {
     let bad = [
         ("nowhere", "dns"),
         ("failing", "dns"),
-        ("senseless", "timeout"),
-        ("silent", "timeout"),
+        ("senseless", "connect"),
+        ("silent", "connect"),
         ("metadata", "forbidden_address"),
         ("hosted", "forbidden_address"),
     ];
