@@ -264,7 +264,7 @@ async fn a_relay_whose_clock_is_ahead_forgets_nothing_for_the_others() {
     let target = Target::accepting().await;
     let setups = [(); 2].map(|()| setup(&server, &target));
     let relay = setups[0].start();
-    let (clock, _ahead) = Clock::start(setups[1].path(), &setups[1]);
+    let (clock, ahead) = Clock::start(setups[1].path(), &setups[1]);
     let sender = relay.sender();
     let (at, body) = (sender.generated_at(), body(1));
     let signature = crate::harness::sign(&at, body.as_bytes());
@@ -277,6 +277,8 @@ async fn a_relay_whose_clock_is_ahead_forgets_nothing_for_the_others() {
     // Dropping what is past its time has its turn each second.
     tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
     assert_eq!(server.sql(settled), "1");
+    let errors = ahead.metric("suki_relay_spool_errors_total{op=\"read\"}");
+    assert!(errors.await < 0.5);
     let answer = sender.send(&at, &signature, body).await;
     assert_eq!(answer.expect("an answer").status, 200);
     assert_eq!(target.count(), 1);

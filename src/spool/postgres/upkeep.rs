@@ -62,7 +62,8 @@ async fn look(shared: &Shared, audit: bool) -> Result<(), Error> {
 async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
     const TIDY: &str = "WITH gone AS MATERIALIZED (
              SELECT seq FROM notification
-             WHERE settled_at <= least($1, (extract(epoch FROM statement_timestamp()) * 1000)::bigint) - $4
+             WHERE settled_at <=
+                   least($1, (extract(epoch FROM statement_timestamp()) * 1000)::bigint) - $4::bigint
              ORDER BY settled_at LIMIT $2
              FOR UPDATE SKIP LOCKED),
          marks AS (DELETE FROM notification AS n USING gone WHERE n.seq = gone.seq),
