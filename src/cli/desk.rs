@@ -18,7 +18,7 @@ use super::Failure;
 use crate::admin::operator;
 use crate::routing::Routing;
 use crate::secret::Secret;
-use crate::spool::{self, Spool, Store};
+use crate::spool::{self, PostgresOptions, Spool, Store};
 
 /// As long as the relay itself takes for an answer, and a little.
 const ANSWER_WAIT: Duration = Duration::from_secs(610);
@@ -45,7 +45,7 @@ pub(super) struct Place {
     token_file: Option<PathBuf>,
     /// Folder of a stopped relay's spool, in place of a running one
     #[arg(long, global = true, value_name = "FOLDER")]
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
 }
 
 pub(super) enum Desk {
@@ -142,24 +142,43 @@ impl Desk {
 
     /// Walks the whole spool of a stopped relay.
     pub async fn audit(&self) -> anyhow::Result<()> {
-        let Self::Stopped(desk) = self else {
-            bail!("an audit is of a stopped relay's folder; give --path");
-        };
-        let audit = desk.spool.audit().await?;
-        println!(
-            "{} notifications, {} deliveries, {} in quarantine, {} bodies held against their digests",
-            audit.notifications, audit.deliveries, audit.quarantined, audit.bodies
-        );
-        for discrepancy in &audit.discrepancies {
-            println!("{discrepancy}");
+        match self {
+            Self::Stopped(desk) => audit(&desk.spool).await,
+            Self::Running { .. } => bail!(
+                "an audit is of a stopped relay's folder: give --path; or of a shared spool: give the --config \
+                 that has `spool.postgres`"
+            ),
         }
-        let found = audit.discrepancies.len() as u64 + audit.more;
-        ensure!(
-            found == 0,
-            "{found} discrepancies: this is a defect or a damaged disk; keep the folder"
-        );
-        Ok(())
     }
+}
+
+/// Walks the whole of a spool that relays share, stopped or not.
+pub(super) async fn audit_shared(options: PostgresOptions) -> anyhow::Result<()> {
+    let options = PostgresOptions {
+        fallback: None,
+        ..options
+    };
+    let metrics = spool::Metrics::new(&prometheus::Registry::new())?;
+    let connect = move || Spool::connect(&options, metrics, |fatal| eprintln!("{fatal}"));
+    let spool = tokio::task::spawn_blocking(connect).await??;
+    audit(&spool).await
+}
+
+async fn audit(spool: &Spool) -> anyhow::Result<()> {
+    let audit = spool.audit().await?;
+    println!(
+        "{} notifications, {} deliveries, {} in quarantine, {} bodies held against their digests",
+        audit.notifications, audit.deliveries, audit.quarantined, audit.bodies
+    );
+    for discrepancy in &audit.discrepancies {
+        println!("{discrepancy}");
+    }
+    let found = audit.discrepancies.len() as u64 + audit.more;
+    ensure!(
+        found == 0,
+        "{found} discrepancies: this is a defect or a damaged disk; keep the spool as it is"
+    );
+    Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "bounded by Limited")]

@@ -88,6 +88,8 @@ async fn relay(
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    // Whoever sends one of these means another program: it must not end this one.
+    let _ignored = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
     let mut relay = Relay::start(config, logging, tracer)
         .await
         .map_err(start_failure)?;

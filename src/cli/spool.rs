@@ -9,9 +9,9 @@ use anyhow::{bail, ensure};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::desk::{Desk, Place};
+use super::desk::{Desk, Place, audit_shared};
 use super::{ConfigFile, Environment, Failure, check, print, runtime};
-use crate::spool::PostgresOptions;
+use crate::spool::{PostgresOptions, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -28,8 +28,9 @@ pub(super) struct Arguments {
 enum Command {
     /// How much there is, by target and by reason
     Status {
-        /// Walk the whole spool and hold every count against what is there; with --path
-        #[arg(long, requires = "path")]
+        /// Walk the whole spool and hold every count against what is there: with --path, or with the --config of a
+        /// spool in PostgreSQL
+        #[arg(long)]
         audit: bool,
     },
     /// List notifications, one a line
@@ -155,6 +156,14 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'static>) -> R
         .map(|config| (config.routing, Some(config.spool)))
         .unwrap_or_default();
     runtime()?.block_on(async {
+        let store = match (&arguments.command, store) {
+            (Command::Status { audit: true }, Some(Store::Postgres(options)))
+                if arguments.place.path.is_none() =>
+            {
+                return Ok(audit_shared(options).await?);
+            }
+            (_, store) => store,
+        };
         let desk = Desk::open(&arguments.place, routing, store)?;
         command(&desk, &arguments.command).await?;
         Ok(())
@@ -275,7 +284,8 @@ fn done(answer: &Value) -> anyhow::Result<()> {
         }
         (Some(matched), Some(done)) if done < matched => {
             bail!(
-                "{} of {matched} stay as they were; the relay's log says why",
+                "{} of {matched} stay as they were; the relay's log says why (of a stopped relay's folder: give its \
+                 --config too, where secrets, routes and targets are)",
                 matched - done
             )
         }

@@ -1,5 +1,7 @@
 //! Kills and stops: what was answered 200 is delivered, whatever happens to the process.
 
+use std::time::Duration;
+
 use crate::harness::{Setup, Target, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,6 +18,28 @@ async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
     let relay = setup.start();
     eventually("all 20 are delivered", async || target.count() >= 20).await;
     drop(relay);
+}
+
+/// SIGUSR1 and SIGUSR2 mean another program; SIGINT ends as SIGTERM does; a second signal does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_end_politely_at_once_or_not_at_all() {
+    let target = Target::slow(Duration::from_hours(1)).await;
+    let setup = Setup::new(&config(std::slice::from_ref(&target)));
+    setup.reword(
+        "drain: { delay: 0s, deadline: 5s }",
+        "drain: { delay: 10m, deadline: 1h }",
+    );
+    let mut relay = setup.start();
+    for name in ["USR1", "USR2"] {
+        relay.signal(name);
+    }
+    let answer = relay.sender().post(body("usr", 0)).await;
+    assert_eq!(answer.expect("an answer").status, 200, "S01");
+    relay.signal("INT");
+    relay.log_line("draining: not ready any more, still accepting");
+    let answer = relay.sender().post(body("int", 1)).await;
+    assert_eq!(answer.expect("an answer").status, 200, "S01");
+    assert!(relay.terminate().await.success(), "S01: the second signal");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -283,3 +283,31 @@ async fn a_relay_whose_clock_is_ahead_forgets_nothing_for_the_others() {
     assert_eq!(answer.expect("an answer").status, 200);
     assert_eq!(target.count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_walks_all_that_relays_share() {
+    let server = Postgres::start("");
+    let target = Target::accepting().await;
+    let setup = setup(&server, &target);
+    let relay = setup.start();
+    for n in 0..3 {
+        let answer = relay.sender().post(body(n)).await.expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    eventually("all arrive", async || delivered(&target).len() == 3).await;
+    let settled = "SELECT count(*) FROM suki_relay.notification WHERE settled_at IS NOT NULL";
+    eventually("all are settled", async || server.sql(settled) == "3").await;
+    let audit = || run(&setup, &["spool", "status", "--audit", "--config"]);
+    let sound = audit();
+    let said = String::from_utf8_lossy(&sound.stdout);
+    assert!(said.starts_with("3 notifications, 3 deliveries"), "{said}");
+    assert!(sound.status.success());
+    server.sql("DELETE FROM suki_relay.content WHERE seq = 1");
+    let damaged = audit();
+    let said = String::from_utf8_lossy(&damaged.stdout);
+    assert!(
+        said.contains("notification 1: its content is missing"),
+        "{said}"
+    );
+    assert!(!damaged.status.success());
+}

@@ -4,6 +4,7 @@
 //! What cannot be read costs nobody but itself: see `owed.rs` and `record.rs`.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Result as Sql, Row};
@@ -58,8 +59,10 @@ impl Readers {
                 .lock()
                 .pop()
                 .ok_or_else(|| ReadError::new("no reader is left"))?;
-            let result = read(&mut reader);
+            // A transaction that it was in has been dropped, and so ended.
+            let result = catch_unwind(AssertUnwindSafe(|| read(&mut reader)));
             readers.lock().push(reader);
+            let result = result.map_err(|_| ReadError::new("the read panicked"))?;
             result.map_err(|error| ReadError::new(cause(&error)))
         });
         work.await
