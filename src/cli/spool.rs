@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use http::Method;
 use serde_json::{Map, Value};
 
@@ -17,8 +17,9 @@ use crate::spool::{PostgresOptions, Store};
 pub(super) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// With --path: the config that says where releases and replays go, and names the spool's keys
-    #[arg(long, global = true, value_name = "FILE", requires = "path")]
+    /// With --path: the config that says where releases and replays go, and names the spool's keys; of an audit
+    /// without: the config of a spool in PostgreSQL
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -148,6 +149,12 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'static>) -> R
     if let Command::Migrate { schema, .. } = &arguments.command {
         return print(&crate::spool::migration(schema));
     }
+    let audit = matches!(arguments.command, Command::Status { audit: true });
+    if arguments.config.is_some() && arguments.place.path.is_none() && !audit {
+        let said =
+            "--config goes with --path: a running relay has a config of its own; leave it out";
+        return Err(anyhow!(said).into());
+    }
     let file = arguments.config.clone().map(|config| ConfigFile { config });
     let config = file
         .map(|file| check::read(&file, environment))
@@ -156,13 +163,11 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'static>) -> R
         .map(|config| (config.routing, Some(config.spool)))
         .unwrap_or_default();
     runtime()?.block_on(async {
-        let store = match (&arguments.command, store) {
-            (Command::Status { audit: true }, Some(Store::Postgres(options)))
-                if arguments.place.path.is_none() =>
-            {
+        let store = match store {
+            Some(Store::Postgres(options)) if arguments.place.path.is_none() => {
                 return Ok(audit_shared(options).await?);
             }
-            (_, store) => store,
+            store => store,
         };
         let desk = Desk::open(&arguments.place, routing, store)?;
         command(&desk, &arguments.command).await?;

@@ -300,7 +300,10 @@ async fn an_audit_walks_all_that_relays_share() {
     let audit = || run(&setup, &["spool", "status", "--audit", "--config"]);
     let sound = audit();
     let said = String::from_utf8_lossy(&sound.stdout);
-    assert!(said.starts_with("3 notifications, 3 deliveries"), "{said}");
+    assert!(
+        said.starts_with("3 notifications, 3 deliveries"),
+        "{sound:?}"
+    );
     assert!(sound.status.success());
     server.sql("DELETE FROM suki_relay.content WHERE seq = 1");
     let damaged = audit();
