@@ -25,6 +25,7 @@ from patience import eventually
 BINARY = chart.ROOT / "target/debug/suki-relay"
 HERE = pathlib.Path(__file__).parent
 SERVICE = "10.9.0.100"
+UNSHARE = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
 
 
 def ip(*words):
@@ -200,8 +201,7 @@ class Pod:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(inside))
         log = (self.folder / f"{spec['name']}.log").open("ab")
-        command = [*self.net(), "unshare", "--mount", "--propagation", "private", sys.executable, HERE / "container.py", file]
-        self.running[spec["name"]] = subprocess.Popen(command, stdout=log, stderr=log, env={})
+        self.running[spec["name"]] = Container([*self.net(), *UNSHARE, sys.executable, HERE / "container.py", file], log)
         return self.running[spec["name"]]
 
     def inside(self, spec):
@@ -228,7 +228,8 @@ class Pod:
         """As `kubectl exec`: the same namespaces, user and groups."""
         user = str(self.inside(next(it for it in self.containers() if it["name"] == name))["user"])
         pid = self.running[name].pid
-        enter = ["nsenter", f"--net=/proc/{pid}/ns/net", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root"]
+        enter = ["nsenter", *(f"--{it}=/proc/{pid}/ns/{it}" for it in ("net", "pid")), f"--mount=/proc/{pid}/ns/mnt",
+                 f"--root=/proc/{pid}/root"]
         command = [*enter, f"--setuid={user}", f"--setgid={user}", "/usr/local/bin/suki-relay", *command]
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
@@ -259,6 +260,28 @@ class Pod:
 
     def log(self, name):
         return (self.folder / f"{name}.log").read_text()
+
+
+class Container:
+    """A process that is the first of its PID namespace, as a runtime starts it: no signal that it does not handle ends it."""
+
+    def __init__(self, command, log):
+        self.outer = subprocess.Popen(command, stdout=log, stderr=log, env={})
+        self.poll, self.wait = self.outer.poll, self.outer.wait
+        self.pid = eventually("a process of its own", lambda: self.child() or self.poll() is not None)
+
+    def child(self):
+        try:
+            return int(pathlib.Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children").read_text() or 0)
+        except FileNotFoundError:
+            return 0
+
+    def send_signal(self, signal):
+        if self.poll() is None:
+            os.kill(self.pid, signal)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 
 def probe(address, probe):

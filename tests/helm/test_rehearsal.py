@@ -219,8 +219,7 @@ def rehearse(cluster, folder, release_of, targets, no_gap):
     load = threading.Thread(target=lambda: missed.append(sum(suki.send(10, rate=20) for _ in range(12))))
     load.start()
     for pod in release.pods:
-        codes = pod.stop()
-        assert codes["suki-relay"] == 0, pod.log("suki-relay")
+        ends_by_itself(pod)
         pod.start()
     load.join()
     if no_gap:
@@ -235,8 +234,16 @@ def rehearse(cluster, folder, release_of, targets, no_gap):
     assert len(audit.received()) >= suki.accepted - before
     eventually("nothing is pending", lambda: sum(release.metrics("suki_relay_deliveries_pending")) == 0)
     assert sum(release.metrics("suki_relay_ledger_imbalance")) == 0
-    for pod in release.pods:
-        pod.stop()
+    for pod in [*release.pods, audit.pod]:
+        assert ends_by_itself(pod) >= {it["name"] for it in pod.spec["containers"]}
+
+
+def ends_by_itself(pod):
+    """Every container that runs, within the grace period."""
+    codes = pod.stop()
+    for name, code in codes.items():
+        assert code == 0, f"{name}: {code}: {pod.log(name)[-2000:]}"
+    return set(codes)
 
 
 def is_confined(pod):
