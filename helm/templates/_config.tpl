@@ -80,6 +80,12 @@ Nothing that the values say is changed; what they leave out is filled in.
 {{- if kindIs "invalid" .Values.replicas }}{{ $usual }}{{ else }}{{ int .Values.replicas }}{{ end -}}
 {{- end -}}
 
+{{/* `true` or empty: a pod with your container in it, and never another one beside that. */}}
+{{- define "suki-relay.alone" -}}
+{{- $kind := include "suki-relay.workloadKind" . -}}
+{{- if and (eq .Values.mode "sidecar") (eq $kind "StatefulSet") (lt (include "suki-relay.replicas" . | int) 2) }}true{{ end -}}
+{{- end -}}
+
 {{- define "suki-relay.budget" -}}
 {{- $enabled := toString .Values.podDisruptionBudget.enabled -}}
 {{- if or (eq $enabled "true") (and (eq $enabled "auto") (ne .Values.mode "templates")) }}true{{ end -}}

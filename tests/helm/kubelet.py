@@ -95,8 +95,8 @@ class Cluster:
         self.pods.append(pod)
         return pod
 
-    def balance(self, port, target_port, pods):
-        self.balancers.append(Balancer(port, target_port, pods))
+    def balance(self, service, pods):
+        self.balancers.append(Balancer(service["spec"], pods))
 
     def end(self):
         for balancer in self.balancers:
@@ -114,7 +114,7 @@ class Pod:
         self.address = f"10.9.0.{next(cluster.addresses)}"
         self.folder = cluster.folder / name
         self.group = spec.get("securityContext", {}).get("fsGroup", 0)
-        self.volumes, self.running, self.ready = {}, {}, False
+        self.volumes, self.running, self.ending = {}, {}, False
         # What keeps a pod's network while containers come and go.
         self.pause = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         own = os.readlink("/proc/self/ns/net")
@@ -163,6 +163,7 @@ class Pod:
 
     def start(self):
         """Init containers in order, each sidecar until its startup probe holds, then the containers."""
+        self.ending = False
         for it in self.spec.get("initContainers", []):
             process = self.run(it)
             if it.get("restartPolicy") == "Always":
@@ -174,7 +175,7 @@ class Pod:
             self.run(it)
         for it in self.spec["containers"]:
             self.until_started(it)
-        eventually(f"{self.name} is ready", self.probe_readiness)
+        eventually(f"{self.name} is ready", self.is_ready)
 
     def until_started(self, spec):
         def started():
@@ -184,10 +185,14 @@ class Pod:
         if "startupProbe" in spec:
             eventually(f"{spec['name']} has started", started)
 
-    def probe_readiness(self):
-        all_of_them = [it for it in self.containers() if "readinessProbe" in it and it["name"] in self.running]
-        self.ready = all(probe(self.address, it["readinessProbe"]) for it in all_of_them)
-        return self.ready
+    def is_ready(self):
+        """As the node would say now: every container that is to stay, sidecars among them, runs and is ready."""
+        sidecars = [it for it in self.spec.get("initContainers", []) if it.get("restartPolicy") == "Always"]
+        return not self.ending and all(
+            it["name"] in self.running and self.running[it["name"]].poll() is None
+            and ("readinessProbe" not in it or probe(self.address, it["readinessProbe"]))
+            for it in [*sidecars, *self.spec["containers"]]
+        )
 
     def alive(self):
         return all(probe(self.address, it["livenessProbe"]) for it in self.containers() if "livenessProbe" in it)
@@ -235,7 +240,7 @@ class Pod:
 
     def stop(self):
         """SIGTERM to the containers; to sidecars once those have ended; SIGKILL when the grace period is over."""
-        self.ready = False
+        self.ending = True
         until = time.monotonic() + self.spec["terminationGracePeriodSeconds"]
         sidecars = [it["name"] for it in self.spec.get("initContainers", []) if it["name"] in self.running]
         codes = {}
@@ -294,11 +299,13 @@ def probe(address, probe):
 
 
 class Balancer:
-    """A Service's address: each new connection to one of the ready pods, in turn."""
+    """A Service's address: each new connection to one of the pods that are ready, or published all the same, in turn."""
 
-    def __init__(self, port, target_port, pods):
-        self.target_port, self.pods, self.turn = target_port, pods, itertools.count()
-        self.listener = socket.create_server((SERVICE, port))
+    def __init__(self, spec, pods):
+        (port,) = spec["ports"]
+        self.target_port, self.pods, self.turn = port["targetPort"], pods, itertools.count()
+        self.publishes_all = spec.get("publishNotReadyAddresses", False)
+        self.listener = socket.create_server((SERVICE, port["port"]))
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -307,11 +314,11 @@ class Balancer:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            ready = [pod for pod in self.pods if pod.ready]
-            if not ready:
+            there = [pod for pod in self.pods if self.publishes_all or pod.is_ready()]
+            if not there:
                 client.close()
                 continue
-            pod = ready[next(self.turn) % len(ready)]
+            pod = there[next(self.turn) % len(there)]
             try:
                 server = socket.create_connection((pod.address, self.target_port), 5)
             except OSError:

@@ -60,6 +60,15 @@ def test_a_sidecar_has_no_hook_that_would_stop_it_before_the_container_it_serves
             assert "lifecycle" not in it, name
 
 
+def test_only_the_pod_that_has_no_other_is_sent_to_while_a_container_of_it_is_not_ready():
+    published = lambda *what: chart.one(rendered(*what), "Service", "relay-suki-relay")["spec"].get("publishNotReadyAddresses")
+    assert published() is True
+    assert published("sidecar", {"replicas": 2}) is None
+    assert published("standalone", {"replicas": 1}) is None
+    # Where the new pod comes before the old one goes, it would be sent to before it listens.
+    assert published("sidecar", {"config": POSTGRES}) is None
+
+
 def test_standalone_is_two_relays_and_nothing_else():
     spec = rendered("standalone")
     assert chart.workload(spec)["spec"]["replicas"] == 2

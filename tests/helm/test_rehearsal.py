@@ -111,8 +111,7 @@ class Release:
                 pod.claim(claim["metadata"]["name"])
             cluster.name("relay-suki-relay-pods.demo.svc", pod.address)
         cluster.name("relay-suki-relay.demo.svc", SERVICE)
-        port = chart.one(self.objects, "Service", "relay-suki-relay")["spec"]["ports"][0]
-        cluster.balance(port["port"], port["targetPort"], self.pods)
+        cluster.balance(chart.one(self.objects, "Service", "relay-suki-relay"), self.pods)
         for pod in self.pods:
             pod.start()
 
@@ -192,11 +191,19 @@ def rehearse(cluster, folder, release_of, targets, no_gap):
     suki.accepted += 1
     assert suki.send(20) == 0
 
-    # The targets are gone: all the same, what comes is kept.
-    for it in first:
-        it.crash()
+    # A target is gone: all the same, what comes is kept. Where it stands beside a relay, their pod is not ready, and the
+    # Service passes that by, or publishes it all the same if it is the only one.
+    first[0].crash()
     assert suki.send(20) == 0
-    assert all(pod.alive() and pod.probe_readiness() for pod in release.pods)
+    assert all(pod.alive() for pod in release.pods)
+    assert all(pod.is_ready() is (pod is not first[0].pod) for pod in release.pods)
+
+    # Where one stands beside each of several relays and all are gone, no pod is left that a Service would choose.
+    for it in first[1:]:
+        it.crash()
+        assert suki.send(1) == 1
+        it.start()
+        eventually("its pod is ready", it.pod.is_ready)
 
     # The sender's next secret, a key more in its Secret; nothing restarts.
     assert suki.send(1, "next") == 1
