@@ -62,7 +62,7 @@ Nothing that the values say is changed; what they leave out is filled in.
 {{- end -}}
 
 {{- define "suki-relay.terminationGracePeriodSeconds" -}}
-{{- default (include "suki-relay.stopSeconds" .) .Values.terminationGracePeriodSeconds -}}
+{{- default (include "suki-relay.stopSeconds" .) .Values.terminationGracePeriodSeconds | int64 -}}
 {{- end -}}
 
 {{/* `true` or empty: each pod needs a volume. */}}

@@ -47,8 +47,13 @@ volumeMounts:
 {{- with .Values.env }}
 env:
   {{- range $name, $value := . }}
-  - name: {{ $name }}
+  - name: {{ $name | quote }}
+    {{- /* A number of a value file is a float here, and a large one would come out as 1e+06. */}}
+    {{- if and (kindIs "float64" $value) (eq (float64 (int64 $value)) $value) }}
+    value: {{ int64 $value | quote }}
+    {{- else }}
     value: {{ $value | quote }}
+    {{- end }}
   {{- end }}
 {{- end }}
 {{- end -}}

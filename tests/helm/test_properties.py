@@ -215,6 +215,7 @@ def test_the_grace_period_holds_the_containers_stop_and_the_drain():
     assert grace("standalone", {"config": {"drain": {"deadline": "1m30s"}}}) == 90 + 5
     assert grace("standalone", {"config": {"drain": {"deadline": "20500ms"}}}) == 21 + 5
     assert grace("standalone", {"terminationGracePeriodSeconds": 300}) == 300
+    assert grace("standalone", {"terminationGracePeriodSeconds": 1_000_000}) == 1_000_000
 
 
 def test_each_pod_claims_a_volume_of_its_own_that_nothing_deletes():
@@ -331,6 +332,9 @@ def test_numbers_stay_numbers():
     assert chart.config(objects)["listen"]["limits"]["connections"] == 1_000_000
     assert "connections: 1000000" in chart.one(objects, "ConfigMap", "inbox")["data"]["config.yaml"]
     assert {it["name"]: it["value"] for it in chart.container(objects)["env"]} == {"ZONE": "eu", "RETRIES": "3"}
+    env = {"MANY": 1_000_000, "MORE": 123_456_789, "HALF": 0.5, "YES": True, "VERSION": "1.10"}
+    written = {it["name"]: it["value"] for it in chart.container(rendered("sidecar", {"env": env}))["env"]}
+    assert written == {"MANY": "1000000", "MORE": "123456789", "HALF": "0.5", "YES": "true", "VERSION": "1.10"}
 
 
 def test_pods_are_spread_and_a_budget_keeps_all_but_one():
