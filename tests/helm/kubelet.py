@@ -106,6 +106,10 @@ class Cluster:
         ip("link", "delete", "br0")
 
 
+class InitError(Exception):
+    """An init container's name, exit code and log: nothing behind it is started."""
+
+
 class Pod:
     """Containers, volumes and an address. `start` and `stop` may be repeated; what is claimed stays."""
 
@@ -169,8 +173,10 @@ class Pod:
             if it.get("restartPolicy") == "Always":
                 self.until_started(it)
             else:
-                assert process.wait(30) == 0, self.log(it["name"])
+                code = process.wait(30)
                 del self.running[it["name"]]
+                if code != 0:
+                    raise InitError(it["name"], code, self.log(it["name"]))
         for it in self.spec["containers"]:
             self.run(it)
         for it in self.spec["containers"]:

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 import chart
-from kubelet import BINARY, SERVICE, Cluster
+from kubelet import BINARY, SERVICE, Cluster, InitError
 from patience import eventually
 
 URL = f"https://{SERVICE}/webhooks/notification"
@@ -327,3 +327,16 @@ def test_a_parent_chart(cluster, tmp_path):
     wrap = lambda values: {"suki-relay": values}
     release = lambda: Release(cluster, values, chart.whole_parent(), wrap)
     rehearse(cluster, tmp_path, release, beside("receiver"), no_gap=True)
+
+
+def test_no_sidecar_starts_with_a_config_that_only_it_can_judge(cluster, tmp_path):
+    secrets(cluster, tmp_path)
+    routes = [{"name": "typo", "when": "body.status = 'success'", "to": ["app"]}, {"name": "nowhere", "to": ["nobody"]}]
+    with pytest.raises(InitError) as refused:
+        Release(cluster, chart.merged(COMMON, {"config": {"routes": routes}}))
+    name, code, log = refused.value.args
+    assert (name, code) == ("suki-relay-check", 78)
+    assert "routes[0].when" in log and "routes[1].to[0]" in log
+    (pod,) = cluster.pods
+    assert pod.running == {}
+    assert not (pod.folder / "suki-relay.log").exists(), "the relay was started"
