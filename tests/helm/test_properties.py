@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -340,6 +341,25 @@ def test_numbers_stay_numbers():
     assert written == {"MANY": "1000000", "MORE": "123456789", "HALF": "0.5", "YES": "true", "VERSION": "1.10"}
 
 
+def test_names_that_look_like_numbers_stay_names():
+    files = [{"path": "/a", "existingSecret": "5"}, {"path": "/b", "existingConfigMap": "6"}]
+    more = {
+        "nameOverride": "2024", "app": {"name": "1"}, "signing": {"existingSecret": "2"}, "tls": {"existingSecret": "3"},
+        "operator": {"existingSecret": "4"}, "files": files, "serviceAccount": {"name": "7"}, "priorityClassName": "8",
+        "persistence": {"size": "8000000000"}, "networkPolicy": {"enabled": True},
+        "config": {"spool": {"disk": {"capacity": "1GiB"}}},
+    }
+    for it in rendered("sidecar", more):
+        kubernetes_validate.validate(it, "1.33", strict=True)
+
+
+def test_the_tests_pod_goes_where_the_others_may():
+    objects = chart.objects(chart.values("scheduling", {"test": {"enabled": True}}))
+    test, own = chart.one(objects, "Pod")["spec"], chart.pod(objects)["spec"]
+    for key in ("nodeSelector", "tolerations"):
+        assert own[key] and test.get(key) == own[key]
+
+
 def test_pods_are_spread_and_a_budget_keeps_all_but_one():
     objects = rendered("standalone")
     constraints = chart.pod(objects)["spec"]["topologySpreadConstraints"]
@@ -358,6 +378,10 @@ def test_the_notes_tell_what_to_do_next():
     assert "TO DO" not in real and "WARNING" not in real and "There is one pod" not in real
     assert "the spool is ephemeral" in chart.notes(chart.values("ephemeral"))
     assert "kubectl" not in chart.notes(chart.values("templates"))
+    assert "helm test" not in chart.notes(chart.values("certmanager")), "there is no test pod, for want of a certificate"
+    assert "--operator" not in first
+    elsewhere = {"config": {"admin": {"operator": {"address": "127.0.0.1:9000"}}}}
+    assert "spool status --operator http://127.0.0.1:9000 --token-file" in chart.notes(elsewhere)
     for path in chart.MATRIX:
         assert max(map(len, chart.notes(yaml.safe_load(path.read_text())).splitlines())) < 140, path
 
