@@ -325,6 +325,11 @@ def test_the_shipped_alerts_and_dashboard_are_what_is_rendered():
     without = {"metrics": {"prometheusRule": {"without": [alerts[0][0]]}}}
     fewer = chart.one(chart.objects(chart.values("monitoring", without)), "PrometheusRule")["spec"]["groups"]
     assert [it["alert"] for group in fewer for it in group["rules"]] == [it[0] for it in alerts[1:]]
+    url = "https://git.example.com/suki-relay/helm/RUNBOOK.md"
+    at_a_place = chart.objects(chart.values("monitoring", {"metrics": {"prometheusRule": {"runbookUrl": url}}}))
+    for group in chart.one(at_a_place, "PrometheusRule")["spec"]["groups"]:
+        for it in group["rules"]:
+            assert it["annotations"]["runbook_url"] == f"{url}#{it['alert'].lower()}"
     dashboard = chart.one(objects, "ConfigMap", "relay-suki-relay-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     shipped = json.loads((chart.CHART / "files/dashboard.json").read_text())
