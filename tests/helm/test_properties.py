@@ -408,6 +408,13 @@ def test_the_readmes_values_render():
         assert chart.objects(values)
 
 
+def test_the_readmes_parent_is_the_one_that_is_rehearsed():
+    (shown,) = re.findall(r"```gotemplate\n(.*?)```", (chart.CHART / "README.md").read_text(), re.DOTALL)
+    whole = (chart.PARENT / "templates/statefulset.yaml").read_text()
+    assert shown == whole.partition("---\n")[0]
+    assert "kind: StatefulSet" in shown
+
+
 def test_every_template_that_the_readme_names_is_there():
     text = (chart.CHART / "README.md").read_text()
     templates = "".join(path.read_text() for path in (chart.CHART / "templates").glob("_*.tpl"))
