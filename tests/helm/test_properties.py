@@ -38,9 +38,9 @@ def test_versions_are_those_of_the_relay():
     cargo = tomllib.loads((chart.ROOT / "Cargo.toml").read_text())["package"]
     told = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
     assert (told["version"], told["appVersion"]) == (cargo["version"], cargo["version"])
-    for place in (chart.CHART / "README.md", chart.ROOT / "Dockerfile"):
+    for place in (chart.CHART / "README.md", chart.CHART / "RUNBOOK.md", chart.ROOT / "Dockerfile"):
         named = re.findall(r"(?:suki-relay:|image\.tag=)(\d\S*)", place.read_text())
-        assert len(named) >= 3 and set(named) == {cargo["version"]}, place
+        assert named and set(named) == {cargo["version"]}, place
     parent = yaml.safe_load((chart.PARENT / "Chart.yaml").read_text())
     assert parent["dependencies"][0]["version"] == told["version"]
 

@@ -10,7 +10,9 @@ import subprocess
 import threading
 import urllib.request
 
+import kubernetes_validate
 import pytest
+import yaml
 
 import chart
 from kubelet import BINARY, SERVICE, Cluster, InitError
@@ -307,6 +309,26 @@ def test_a_sidecar(cluster, tmp_path):
     target = {"name": "app", "http": {"url": "http://127.0.0.1:8080/notifications"}}
     values = with_routes(chart.merged(COMMON, {"tls": {"existingSecret": "suki-tls"}, "config": {"targets": [target]}}))
     rehearse(cluster, tmp_path, lambda: Release(cluster, values), beside("app"), no_gap=False)
+
+
+def test_a_spool_of_a_sidecar_that_is_scaled_to_none_is_audited(cluster, tmp_path):
+    secrets(cluster, tmp_path)
+    target = {"name": "app", "http": {"url": "http://127.0.0.1:8080/notifications"}}
+    release = Release(cluster, chart.merged(COMMON, {"config": {"targets": [target]}}))
+    assert Suki(tmp_path).send(3) == 0
+    (pod,) = release.pods
+    ends_by_itself(pod)
+    (text,) = re.findall(r"```yaml\n(.*?)```", (chart.CHART / "RUNBOOK.md").read_text(), re.DOTALL)
+    spec = yaml.safe_load(text)["spec"]
+    kubernetes_validate.validate(yaml.safe_load(text), "1.33", strict=True)
+    (volume,) = spec["volumes"]
+    (claim,) = release.workload["spec"]["volumeClaimTemplates"]
+    owner = f"{release.workload['metadata']['name']}-0"
+    assert volume.pop("persistentVolumeClaim")["claimName"] == f"{claim['metadata']['name']}-{owner}"
+    audit = cluster.start("audit", {"spec": spec | {"volumes": []}})
+    audit.volumes[volume["name"]] = pod.volumes[claim["metadata"]["name"]]
+    assert audit.run(spec["containers"][0]).wait(60) == 0, audit.log("audit")
+    assert audit.log("audit").startswith("3 notifications, 3 deliveries, ")
 
 
 def test_standalone(cluster, tmp_path):
