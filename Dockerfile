@@ -1,7 +1,9 @@
 # The image of suki-relay: one binary on a base without a shell. At the root of a checkout:
 #
 #   docker build --build-arg REVISION="$(git rev-parse HEAD)" \
-#       --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" -t suki-relay .
+#       --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" -t registry.example.com/suki-relay:0.1.0 .
+#   docker push registry.example.com/suki-relay:0.1.0      # or: kind load docker-image …, minikube image load …
+#   helm install relay ./helm --set image.repository=registry.example.com/suki-relay --set image.tag=0.1.0
 #
 # The same commit on the same base images gives the same binary: versions are those of Cargo.lock, and it is always built
 # in the same folder, so no other path is in it. tests/image tries what the commands below make.

@@ -62,7 +62,7 @@ Nothing that the values say is changed; what they leave out is filled in.
 {{- end -}}
 
 {{- define "suki-relay.terminationGracePeriodSeconds" -}}
-{{- default (include "suki-relay.stopSeconds" .) .Values.terminationGracePeriodSeconds -}}
+{{- default (include "suki-relay.stopSeconds" .) .Values.terminationGracePeriodSeconds | int64 -}}
 {{- end -}}
 
 {{/* `true` or empty: each pod needs a volume. */}}
@@ -78,6 +78,12 @@ Nothing that the values say is changed; what they leave out is filled in.
 {{- define "suki-relay.replicas" -}}
 {{- $usual := eq .Values.mode "standalone" | ternary 2 1 -}}
 {{- if kindIs "invalid" .Values.replicas }}{{ $usual }}{{ else }}{{ int .Values.replicas }}{{ end -}}
+{{- end -}}
+
+{{/* `true` or empty: a pod with your container in it, and never another one beside that. */}}
+{{- define "suki-relay.alone" -}}
+{{- $kind := include "suki-relay.workloadKind" . -}}
+{{- if and (eq .Values.mode "sidecar") (eq $kind "StatefulSet") (lt (include "suki-relay.replicas" . | int) 2) }}true{{ end -}}
 {{- end -}}
 
 {{- define "suki-relay.budget" -}}

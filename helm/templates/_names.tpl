@@ -53,8 +53,8 @@ README.md lists those that a parent includes.
 
 {{/* What Services, budgets and policies find the pods by. */}}
 {{- define "suki-relay.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "suki-relay.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "suki-relay.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: relay
 {{- end -}}
 

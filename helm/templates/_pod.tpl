@@ -1,6 +1,6 @@
 {{/* The pod of this chart's own workload. */}}
 {{- define "suki-relay.podSpec" -}}
-serviceAccountName: {{ include "suki-relay.serviceAccountName" . }}
+serviceAccountName: {{ include "suki-relay.serviceAccountName" . | quote }}
 automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
@@ -10,7 +10,7 @@ securityContext:
   {{- include "suki-relay.podSecurityContext" . | nindent 2 }}
 terminationGracePeriodSeconds: {{ include "suki-relay.terminationGracePeriodSeconds" . }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
@@ -78,7 +78,7 @@ volumes:
 {{/* The container beside the relay: yours, or one that prints what it receives. */}}
 {{- define "suki-relay.appContainer" -}}
 {{- $app := .Values.app -}}
-name: {{ $app.name }}
+name: {{ $app.name | quote }}
 {{- if $app.image }}
 image: {{ $app.image }}
 imagePullPolicy: {{ $app.pullPolicy }}

@@ -57,6 +57,7 @@ Types and unknown keys are values.schema.json's; what only the relay can judge i
 {{- range .Values.config.targets -}}
 {{- $way := default (default dict .grpc) .http -}}
 {{- $references = concat (append $references $way.bearer_token) (values (default dict $way.headers)) -}}
+{{- $references = concat $references (default list (default dict $way.sign).secrets) -}}
 {{- end -}}
 {{- range $references -}}
 {{- if and (kindIs "map" .) (hasKey . "env") -}}
@@ -81,12 +82,19 @@ Types and unknown keys are values.schema.json's; what only the relay can judge i
 {{- fail "config.spool: disk and postgres both say where notifications are kept; keep one of them, or say disk.fallback: true" -}}
 {{- end -}}
 {{- if include "suki-relay.onDisk" . -}}
+{{- $disk := (include "suki-relay.config" . | fromYaml).spool.disk -}}
+{{- if contains "${" $disk.capacity -}}
+{{- fail "config.spool.disk.capacity: the volume's size is held against it, so it cannot come from the environment; write it out" -}}
+{{- end -}}
+{{- if or (contains "${" $disk.path) (not (hasPrefix "/" $disk.path)) -}}
+{{- fail (printf "config.spool.disk.path: the volume is mounted at it, which %s is no whole path for; write it out, from / on" $disk.path) -}}
+{{- end -}}
 {{- if not .Values.persistence.enabled -}}
 {{- if not .Values.persistence.ephemeralAcknowledged -}}
 {{- fail "persistence.enabled is false: notifications that were answered 200 would be lost with the pod; enable it, or say persistence.ephemeralAcknowledged: true" -}}
 {{- end -}}
 {{- else -}}
-{{- $capacity := (include "suki-relay.config" . | fromYaml).spool.disk.capacity -}}
+{{- $capacity := $disk.capacity -}}
 {{- $size := .Values.persistence.size -}}
 {{- if gt (mul 5 (include "suki-relay.kibibytes" $capacity | int64)) (mul 4 (include "suki-relay.kibibytes" $size | int64)) -}}
 {{- fail (printf "persistence.size: config.spool.disk.capacity, %s, must fit in four fifths of %s; make the volume larger or the capacity smaller" $capacity $size) -}}

@@ -47,8 +47,13 @@ volumeMounts:
 {{- with .Values.env }}
 env:
   {{- range $name, $value := . }}
-  - name: {{ $name }}
+  - name: {{ $name | quote }}
+    {{- /* A number of a value file is a float here, and a large one would come out as 1e+06. */}}
+    {{- if and (kindIs "float64" $value) (eq (float64 (int64 $value)) $value) }}
+    value: {{ int64 $value | quote }}
+    {{- else }}
     value: {{ $value | quote }}
+    {{- end }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -89,29 +94,29 @@ env:
     name: {{ include "suki-relay.fullname" . }}
 - name: suki-relay-signing
   secret:
-    secretName: {{ include "suki-relay.signingSecretName" . }}
+    secretName: {{ include "suki-relay.signingSecretName" . | quote }}
     defaultMode: 0440
 {{- with include "suki-relay.tlsSecretName" . }}
 - name: suki-relay-tls
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- if include "suki-relay.tokenMounted" . }}
 - name: suki-relay-operator
   secret:
-    secretName: {{ include "suki-relay.operatorSecretName" . }}
+    secretName: {{ include "suki-relay.operatorSecretName" . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- range $index, $entry := .Values.files }}
 - name: suki-relay-files-{{ $index }}
   {{- if $entry.existingSecret }}
   secret:
-    secretName: {{ $entry.existingSecret }}
+    secretName: {{ $entry.existingSecret | quote }}
     defaultMode: 0440
   {{- else }}
   configMap:
-    name: {{ $entry.existingConfigMap }}
+    name: {{ $entry.existingConfigMap | quote }}
   {{- end }}
 {{- end }}
 {{- if and (include "suki-relay.onDisk" .) (not .Values.persistence.enabled) }}
@@ -140,7 +145,7 @@ env:
     {{- end }}
     resources:
       requests:
-        storage: {{ .Values.persistence.size }}
+        storage: {{ .Values.persistence.size | quote }}
 {{- end -}}
 {{- end -}}
 

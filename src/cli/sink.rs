@@ -16,6 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::runtime;
@@ -88,13 +89,17 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let receipts = receipts.clone();
             tokio::spawn(serve(protocol, listener, arguments.fail_first, receipts));
         }
+        // The first process of a container is ended by no signal that it does not ask for.
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         loop {
             tokio::select! {
                 receipt = received.recv() => match receipt {
                     Some(receipt) => print(&receipt, arguments.bodies),
                     None => return Ok(()),
                 },
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
             }
         }
     })

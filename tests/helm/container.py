@@ -1,7 +1,7 @@
 """Becomes a container: takes its spec from a file, makes its root, drops what it must not have, and executes.
 
-Started by kubelet.py in the network of a pod and in mounts of its own. In place of an image's layers it takes what the
-image's last stage has: the relay, and the C library of this machine.
+Started by kubelet.py in the network of a pod, in mounts of its own and as the first process of its PID namespace. In
+place of an image's layers it takes what the image's last stage has: the relay, and the C library of this machine.
 """
 
 import ctypes
@@ -47,7 +47,7 @@ def make_root(root, spec):
     bind(spec["hosts"], root / "etc/hosts", True)
     (root / "etc/nsswitch.conf").write_text("hosts: files\n")
     (root / "proc").mkdir()
-    mount("/proc", root / "proc", flags=BIND | REC)
+    mount("proc", root / "proc", "proc")
     for device in ("null", "urandom"):
         bind(f"/dev/{device}", root / "dev" / device, False)
     for entry in spec["mounts"]:

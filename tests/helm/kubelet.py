@@ -25,6 +25,7 @@ from patience import eventually
 BINARY = chart.ROOT / "target/debug/suki-relay"
 HERE = pathlib.Path(__file__).parent
 SERVICE = "10.9.0.100"
+UNSHARE = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
 
 
 def ip(*words):
@@ -94,8 +95,8 @@ class Cluster:
         self.pods.append(pod)
         return pod
 
-    def balance(self, port, target_port, pods):
-        self.balancers.append(Balancer(port, target_port, pods))
+    def balance(self, service, pods):
+        self.balancers.append(Balancer(service["spec"], pods))
 
     def end(self):
         for balancer in self.balancers:
@@ -103,6 +104,10 @@ class Cluster:
         for pod in self.pods:
             pod.kill()
         ip("link", "delete", "br0")
+
+
+class InitError(Exception):
+    """An init container's name, exit code and log: nothing behind it is started."""
 
 
 class Pod:
@@ -113,7 +118,7 @@ class Pod:
         self.address = f"10.9.0.{next(cluster.addresses)}"
         self.folder = cluster.folder / name
         self.group = spec.get("securityContext", {}).get("fsGroup", 0)
-        self.volumes, self.running, self.ready = {}, {}, False
+        self.volumes, self.running, self.ending = {}, {}, False
         # What keeps a pod's network while containers come and go.
         self.pause = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         own = os.readlink("/proc/self/ns/net")
@@ -162,18 +167,21 @@ class Pod:
 
     def start(self):
         """Init containers in order, each sidecar until its startup probe holds, then the containers."""
+        self.ending = False
         for it in self.spec.get("initContainers", []):
             process = self.run(it)
             if it.get("restartPolicy") == "Always":
                 self.until_started(it)
             else:
-                assert process.wait(30) == 0, self.log(it["name"])
+                code = process.wait(30)
                 del self.running[it["name"]]
+                if code != 0:
+                    raise InitError(it["name"], code, self.log(it["name"]))
         for it in self.spec["containers"]:
             self.run(it)
         for it in self.spec["containers"]:
             self.until_started(it)
-        eventually(f"{self.name} is ready", self.probe_readiness)
+        eventually(f"{self.name} is ready", self.is_ready)
 
     def until_started(self, spec):
         def started():
@@ -183,10 +191,14 @@ class Pod:
         if "startupProbe" in spec:
             eventually(f"{spec['name']} has started", started)
 
-    def probe_readiness(self):
-        all_of_them = [it for it in self.containers() if "readinessProbe" in it and it["name"] in self.running]
-        self.ready = all(probe(self.address, it["readinessProbe"]) for it in all_of_them)
-        return self.ready
+    def is_ready(self):
+        """As the node would say now: every container that is to stay, sidecars among them, runs and is ready."""
+        sidecars = [it for it in self.spec.get("initContainers", []) if it.get("restartPolicy") == "Always"]
+        return not self.ending and all(
+            it["name"] in self.running and self.running[it["name"]].poll() is None
+            and ("readinessProbe" not in it or probe(self.address, it["readinessProbe"]))
+            for it in [*sidecars, *self.spec["containers"]]
+        )
 
     def alive(self):
         return all(probe(self.address, it["livenessProbe"]) for it in self.containers() if "livenessProbe" in it)
@@ -200,8 +212,7 @@ class Pod:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(inside))
         log = (self.folder / f"{spec['name']}.log").open("ab")
-        command = [*self.net(), "unshare", "--mount", "--propagation", "private", sys.executable, HERE / "container.py", file]
-        self.running[spec["name"]] = subprocess.Popen(command, stdout=log, stderr=log, env={})
+        self.running[spec["name"]] = Container([*self.net(), *UNSHARE, sys.executable, HERE / "container.py", file], log)
         return self.running[spec["name"]]
 
     def inside(self, spec):
@@ -228,13 +239,14 @@ class Pod:
         """As `kubectl exec`: the same namespaces, user and groups."""
         user = str(self.inside(next(it for it in self.containers() if it["name"] == name))["user"])
         pid = self.running[name].pid
-        enter = ["nsenter", f"--net=/proc/{pid}/ns/net", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root"]
+        enter = ["nsenter", *(f"--{it}=/proc/{pid}/ns/{it}" for it in ("net", "pid")), f"--mount=/proc/{pid}/ns/mnt",
+                 f"--root=/proc/{pid}/root"]
         command = [*enter, f"--setuid={user}", f"--setgid={user}", "/usr/local/bin/suki-relay", *command]
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
     def stop(self):
         """SIGTERM to the containers; to sidecars once those have ended; SIGKILL when the grace period is over."""
-        self.ready = False
+        self.ending = True
         until = time.monotonic() + self.spec["terminationGracePeriodSeconds"]
         sidecars = [it["name"] for it in self.spec.get("initContainers", []) if it["name"] in self.running]
         codes = {}
@@ -261,6 +273,28 @@ class Pod:
         return (self.folder / f"{name}.log").read_text()
 
 
+class Container:
+    """A process that is the first of its PID namespace, as a runtime starts it: no signal that it does not handle ends it."""
+
+    def __init__(self, command, log):
+        self.outer = subprocess.Popen(command, stdout=log, stderr=log, env={})
+        self.poll, self.wait = self.outer.poll, self.outer.wait
+        self.pid = eventually("a process of its own", lambda: self.child() or self.poll() is not None)
+
+    def child(self):
+        try:
+            return int(pathlib.Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children").read_text() or 0)
+        except FileNotFoundError:
+            return 0
+
+    def send_signal(self, signal):
+        if self.poll() is None:
+            os.kill(self.pid, signal)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
 def probe(address, probe):
     url = f"http://{address}:{probe['httpGet']['port']}{probe['httpGet']['path']}"
     try:
@@ -271,11 +305,13 @@ def probe(address, probe):
 
 
 class Balancer:
-    """A Service's address: each new connection to one of the ready pods, in turn."""
+    """A Service's address: each new connection to one of the pods that are ready, or published all the same, in turn."""
 
-    def __init__(self, port, target_port, pods):
-        self.target_port, self.pods, self.turn = target_port, pods, itertools.count()
-        self.listener = socket.create_server((SERVICE, port))
+    def __init__(self, spec, pods):
+        (port,) = spec["ports"]
+        self.target_port, self.pods, self.turn = port["targetPort"], pods, itertools.count()
+        self.publishes_all = spec.get("publishNotReadyAddresses", False)
+        self.listener = socket.create_server((SERVICE, port["port"]))
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -284,11 +320,11 @@ class Balancer:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            ready = [pod for pod in self.pods if pod.ready]
-            if not ready:
+            there = [pod for pod in self.pods if self.publishes_all or pod.is_ready()]
+            if not there:
                 client.close()
                 continue
-            pod = ready[next(self.turn) % len(ready)]
+            pod = there[next(self.turn) % len(there)]
             try:
                 server = socket.create_connection((pod.address, self.target_port), 5)
             except OSError:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import subprocess
 import urllib.parse
 
 import chart
@@ -122,6 +123,34 @@ def test_each_panel_has_data(relay, prometheus):
         raise AssertionError(f"no data: {last}") from None
     for _, expression in QUERIES:
         prometheus.asked(filled_in(expression))
+
+
+# What a spool holds: each relay of a shared one shows all of it.
+HELD = ["suki_relay_deliveries_pending", "suki_relay_dead_letters", "suki_relay_quarantine", "suki_relay_spool_notifications"]
+
+
+def test_disks_add_up_and_a_shared_spool_counts_once(tmp_path):
+    relays = [("disk", "a", 1000, 3), ("disk", "b", 1000, 4), ("shared", "c", 0, 5), ("shared", "d", 0, 5)]
+    series = []
+    for job, instance, capacity, held in relays:
+        own = f'namespace="demo",job="{job}",instance="{instance}"'
+        one_each = {"target": "app", "reason": "invalid", "state": "pending"}
+        series.append({"series": "suki_relay_spool_capacity_bytes{" + own + "}", "values": f"{capacity}"})
+        for name, label in zip(HELD, ["target", "target", "reason", "state"]):
+            series.append({"series": f'{name}{{{own},{label}="{one_each[label]}"}}', "values": f"{held}"})
+    expressions = [(title, it) for title, it in QUERIES if any(f"{name}{{" in it for name in HELD)]
+    assert len(expressions) == 7
+    tests = [
+        {"expr": f"sum({filled_in(it.replace('$job', job))})", "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": value}]}
+        for _, it in expressions for job, value in (("disk", 7), ("shared", 5))
+    ] + [
+        {"expr": f"sum({filled_in(it)})", "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": 12}]}
+        for _, it in expressions
+    ]
+    path = tmp_path / "test.yaml"
+    path.write_text(json.dumps({"rule_files": [], "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]}))
+    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_chart_brings_it_as_it_is():

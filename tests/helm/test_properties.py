@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -37,6 +38,9 @@ def test_versions_are_those_of_the_relay():
     cargo = tomllib.loads((chart.ROOT / "Cargo.toml").read_text())["package"]
     told = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
     assert (told["version"], told["appVersion"]) == (cargo["version"], cargo["version"])
+    for place in (chart.CHART / "README.md", chart.CHART / "RUNBOOK.md", chart.ROOT / "Dockerfile"):
+        named = re.findall(r"(?:suki-relay:|image\.tag=)(\d\S*)", place.read_text())
+        assert named and set(named) == {cargo["version"]}, place
     parent = yaml.safe_load((chart.PARENT / "Chart.yaml").read_text())
     assert parent["dependencies"][0]["version"] == told["version"]
 
@@ -58,6 +62,15 @@ def test_a_sidecar_has_no_hook_that_would_stop_it_before_the_container_it_serves
     for name, spec, _ in of_all_pods():
         for it in spec.get("initContainers", []):
             assert "lifecycle" not in it, name
+
+
+def test_only_the_pod_that_has_no_other_is_sent_to_while_a_container_of_it_is_not_ready():
+    published = lambda *what: chart.one(rendered(*what), "Service", "relay-suki-relay")["spec"].get("publishNotReadyAddresses")
+    assert published() is True
+    assert published("sidecar", {"replicas": 2}) is None
+    assert published("standalone", {"replicas": 1}) is None
+    # Where the new pod comes before the old one goes, it would be sent to before it listens.
+    assert published("sidecar", {"config": POSTGRES}) is None
 
 
 def test_standalone_is_two_relays_and_nothing_else():
@@ -206,6 +219,7 @@ def test_the_grace_period_holds_the_containers_stop_and_the_drain():
     assert grace("standalone", {"config": {"drain": {"deadline": "1m30s"}}}) == 90 + 5
     assert grace("standalone", {"config": {"drain": {"deadline": "20500ms"}}}) == 21 + 5
     assert grace("standalone", {"terminationGracePeriodSeconds": 300}) == 300
+    assert grace("standalone", {"terminationGracePeriodSeconds": 1_000_000}) == 1_000_000
 
 
 def test_each_pod_claims_a_volume_of_its_own_that_nothing_deletes():
@@ -292,7 +306,10 @@ def test_certificates_come_from_a_secret_or_cert_manager_or_are_throw_away_ones(
     certificate = chart.one(objects, "Certificate")["spec"]
     volumes = {it["name"]: it for it in chart.pod(objects)["spec"]["volumes"]}
     assert volumes["suki-relay-tls"]["secret"]["secretName"] == certificate["secretName"]
-    assert {"suki.example.com", "relay-suki-relay.demo.svc"} <= set(certificate["dnsNames"])
+    # No public issuer signs a name of the cluster's inside.
+    assert certificate["dnsNames"] == chart.values("certmanager")["tls"]["certManager"]["dnsNames"]
+    unnamed = chart.objects(chart.values("certmanager", {"tls": {"certManager": {"dnsNames": []}}}))
+    assert "relay-suki-relay.demo.svc" in chart.one(unnamed, "Certificate")["spec"]["dnsNames"]
     assert chart.config(objects)["listen"]["tls"].items() >= files.items()
     assert "relay-suki-relay.demo.svc" in chart.config(rendered())["listen"]["tls"]["self_signed"]
 
@@ -308,6 +325,11 @@ def test_the_shipped_alerts_and_dashboard_are_what_is_rendered():
     without = {"metrics": {"prometheusRule": {"without": [alerts[0][0]]}}}
     fewer = chart.one(chart.objects(chart.values("monitoring", without)), "PrometheusRule")["spec"]["groups"]
     assert [it["alert"] for group in fewer for it in group["rules"]] == [it[0] for it in alerts[1:]]
+    url = "https://git.example.com/suki-relay/helm/RUNBOOK.md"
+    at_a_place = chart.objects(chart.values("monitoring", {"metrics": {"prometheusRule": {"runbookUrl": url}}}))
+    for group in chart.one(at_a_place, "PrometheusRule")["spec"]["groups"]:
+        for it in group["rules"]:
+            assert it["annotations"]["runbook_url"] == f"{url}#{it['alert'].lower()}"
     dashboard = chart.one(objects, "ConfigMap", "relay-suki-relay-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     shipped = json.loads((chart.CHART / "files/dashboard.json").read_text())
@@ -319,6 +341,28 @@ def test_numbers_stay_numbers():
     assert chart.config(objects)["listen"]["limits"]["connections"] == 1_000_000
     assert "connections: 1000000" in chart.one(objects, "ConfigMap", "inbox")["data"]["config.yaml"]
     assert {it["name"]: it["value"] for it in chart.container(objects)["env"]} == {"ZONE": "eu", "RETRIES": "3"}
+    env = {"MANY": 1_000_000, "MORE": 123_456_789, "HALF": 0.5, "YES": True, "VERSION": "1.10"}
+    written = {it["name"]: it["value"] for it in chart.container(rendered("sidecar", {"env": env}))["env"]}
+    assert written == {"MANY": "1000000", "MORE": "123456789", "HALF": "0.5", "YES": "true", "VERSION": "1.10"}
+
+
+def test_names_that_look_like_numbers_stay_names():
+    files = [{"path": "/a", "existingSecret": "5"}, {"path": "/b", "existingConfigMap": "6"}]
+    more = {
+        "nameOverride": "2024", "app": {"name": "1"}, "signing": {"existingSecret": "2"}, "tls": {"existingSecret": "3"},
+        "operator": {"existingSecret": "4"}, "files": files, "serviceAccount": {"name": "7"}, "priorityClassName": "8",
+        "persistence": {"size": "8000000000"}, "networkPolicy": {"enabled": True},
+        "config": {"spool": {"disk": {"capacity": "1GiB"}}},
+    }
+    for it in rendered("sidecar", more):
+        kubernetes_validate.validate(it, "1.33", strict=True)
+
+
+def test_the_tests_pod_goes_where_the_others_may():
+    objects = chart.objects(chart.values("scheduling", {"test": {"enabled": True}}))
+    test, own = chart.one(objects, "Pod")["spec"], chart.pod(objects)["spec"]
+    for key in ("nodeSelector", "tolerations"):
+        assert own[key] and test.get(key) == own[key]
 
 
 def test_pods_are_spread_and_a_budget_keeps_all_but_one():
@@ -339,6 +383,10 @@ def test_the_notes_tell_what_to_do_next():
     assert "TO DO" not in real and "WARNING" not in real and "There is one pod" not in real
     assert "the spool is ephemeral" in chart.notes(chart.values("ephemeral"))
     assert "kubectl" not in chart.notes(chart.values("templates"))
+    assert "helm test" not in chart.notes(chart.values("certmanager")), "there is no test pod, for want of a certificate"
+    assert "--operator" not in first
+    elsewhere = {"config": {"admin": {"operator": {"address": "127.0.0.1:9000"}}}}
+    assert "spool status --operator http://127.0.0.1:9000 --token-file" in chart.notes(elsewhere)
     for path in chart.MATRIX:
         assert max(map(len, chart.notes(yaml.safe_load(path.read_text())).splitlines())) < 140, path
 
@@ -358,6 +406,13 @@ def test_the_readmes_values_render():
         if "routes" not in values["config"]:
             values["config"]["routes"] = [{"name": "all", "to": [values["config"]["targets"][0]["name"]]}]
         assert chart.objects(values)
+
+
+def test_the_readmes_parent_is_the_one_that_is_rehearsed():
+    (shown,) = re.findall(r"```gotemplate\n(.*?)```", (chart.CHART / "README.md").read_text(), re.DOTALL)
+    whole = (chart.PARENT / "templates/statefulset.yaml").read_text()
+    assert shown == whole.partition("---\n")[0]
+    assert "kind: StatefulSet" in shown
 
 
 def test_every_template_that_the_readme_names_is_there():

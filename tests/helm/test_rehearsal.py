@@ -10,10 +10,12 @@ import subprocess
 import threading
 import urllib.request
 
+import kubernetes_validate
 import pytest
+import yaml
 
 import chart
-from kubelet import BINARY, SERVICE, Cluster
+from kubelet import BINARY, SERVICE, Cluster, InitError
 from patience import eventually
 
 URL = f"https://{SERVICE}/webhooks/notification"
@@ -111,8 +113,7 @@ class Release:
                 pod.claim(claim["metadata"]["name"])
             cluster.name("relay-suki-relay-pods.demo.svc", pod.address)
         cluster.name("relay-suki-relay.demo.svc", SERVICE)
-        port = chart.one(self.objects, "Service", "relay-suki-relay")["spec"]["ports"][0]
-        cluster.balance(port["port"], port["targetPort"], self.pods)
+        cluster.balance(chart.one(self.objects, "Service", "relay-suki-relay"), self.pods)
         for pod in self.pods:
             pod.start()
 
@@ -192,11 +193,19 @@ def rehearse(cluster, folder, release_of, targets, no_gap):
     suki.accepted += 1
     assert suki.send(20) == 0
 
-    # The targets are gone: all the same, what comes is kept.
-    for it in first:
-        it.crash()
+    # A target is gone: all the same, what comes is kept. Where it stands beside a relay, their pod is not ready, and the
+    # Service passes that by, or publishes it all the same if it is the only one.
+    first[0].crash()
     assert suki.send(20) == 0
-    assert all(pod.alive() and pod.probe_readiness() for pod in release.pods)
+    assert all(pod.alive() for pod in release.pods)
+    assert all(pod.is_ready() is (pod is not first[0].pod) for pod in release.pods)
+
+    # Where one stands beside each of several relays and all are gone, no pod is left that a Service would choose.
+    for it in first[1:]:
+        it.crash()
+        assert suki.send(1) == 1
+        it.start()
+        eventually("its pod is ready", it.pod.is_ready)
 
     # The sender's next secret, a key more in its Secret; nothing restarts.
     assert suki.send(1, "next") == 1
@@ -219,8 +228,7 @@ def rehearse(cluster, folder, release_of, targets, no_gap):
     load = threading.Thread(target=lambda: missed.append(sum(suki.send(10, rate=20) for _ in range(12))))
     load.start()
     for pod in release.pods:
-        codes = pod.stop()
-        assert codes["suki-relay"] == 0, pod.log("suki-relay")
+        ends_by_itself(pod)
         pod.start()
     load.join()
     if no_gap:
@@ -235,8 +243,16 @@ def rehearse(cluster, folder, release_of, targets, no_gap):
     assert len(audit.received()) >= suki.accepted - before
     eventually("nothing is pending", lambda: sum(release.metrics("suki_relay_deliveries_pending")) == 0)
     assert sum(release.metrics("suki_relay_ledger_imbalance")) == 0
-    for pod in release.pods:
-        pod.stop()
+    for pod in [*release.pods, audit.pod]:
+        assert ends_by_itself(pod) >= {it["name"] for it in pod.spec["containers"]}
+
+
+def ends_by_itself(pod):
+    """Every container that runs, within the grace period."""
+    codes = pod.stop()
+    for name, code in codes.items():
+        assert code == 0, f"{name}: {code}: {pod.log(name)[-2000:]}"
+    return set(codes)
 
 
 def is_confined(pod):
@@ -295,6 +311,26 @@ def test_a_sidecar(cluster, tmp_path):
     rehearse(cluster, tmp_path, lambda: Release(cluster, values), beside("app"), no_gap=False)
 
 
+def test_a_spool_of_a_sidecar_that_is_scaled_to_none_is_audited(cluster, tmp_path):
+    secrets(cluster, tmp_path)
+    target = {"name": "app", "http": {"url": "http://127.0.0.1:8080/notifications"}}
+    release = Release(cluster, chart.merged(COMMON, {"config": {"targets": [target]}}))
+    assert Suki(tmp_path).send(3) == 0
+    (pod,) = release.pods
+    ends_by_itself(pod)
+    (text,) = re.findall(r"```yaml\n(.*?)```", (chart.CHART / "RUNBOOK.md").read_text(), re.DOTALL)
+    spec = yaml.safe_load(text)["spec"]
+    kubernetes_validate.validate(yaml.safe_load(text), "1.33", strict=True)
+    (volume,) = spec["volumes"]
+    (claim,) = release.workload["spec"]["volumeClaimTemplates"]
+    owner = f"{release.workload['metadata']['name']}-0"
+    assert volume.pop("persistentVolumeClaim")["claimName"] == f"{claim['metadata']['name']}-{owner}"
+    audit = cluster.start("audit", {"spec": spec | {"volumes": []}})
+    audit.volumes[volume["name"]] = pod.volumes[claim["metadata"]["name"]]
+    assert audit.run(spec["containers"][0]).wait(60) == 0, audit.log("audit")
+    assert audit.log("audit").startswith("3 notifications, 3 deliveries, ")
+
+
 def test_standalone(cluster, tmp_path):
     app = Sink(cluster, "app")
     values = with_routes(chart.merged(COMMON, ALONE))
@@ -313,3 +349,16 @@ def test_a_parent_chart(cluster, tmp_path):
     wrap = lambda values: {"suki-relay": values}
     release = lambda: Release(cluster, values, chart.whole_parent(), wrap)
     rehearse(cluster, tmp_path, release, beside("receiver"), no_gap=True)
+
+
+def test_no_sidecar_starts_with_a_config_that_only_it_can_judge(cluster, tmp_path):
+    secrets(cluster, tmp_path)
+    routes = [{"name": "typo", "when": "body.status = 'success'", "to": ["app"]}, {"name": "nowhere", "to": ["nobody"]}]
+    with pytest.raises(InitError) as refused:
+        Release(cluster, chart.merged(COMMON, {"config": {"routes": routes}}))
+    name, code, log = refused.value.args
+    assert (name, code) == ("suki-relay-check", 78)
+    assert "routes[0].when" in log and "routes[1].to[0]" in log
+    (pod,) = cluster.pods
+    assert pod.running == {}
+    assert not (pod.folder / "suki-relay.log").exists(), "the relay was started"
