@@ -410,6 +410,12 @@ impl Limits {
 
     /// Says so if the volume is smaller than what it is asked to hold.
     fn hold_against(&self, volume: Volume, options: &Options) {
+        if let Some(doubt) = volume.doubt {
+            tracing::warn!(
+                path = %options.path.display(),
+                "`spool.disk.path` is on {doubt}; what is answered 200 is as safe as that: put it on a disk"
+            );
+        }
         let beside = self.wal_bytes_max + options.unverified_capacity_bytes;
         let needed_bytes = self.capacity_bytes.saturating_add(beside);
         if needed_bytes > volume.bytes {

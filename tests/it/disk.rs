@@ -62,6 +62,11 @@ async fn a_full_disk_refuses_delivers_what_it_holds_and_heals() {
     let setup = Setup::new(&to(&target));
     let disk = SmallDisk::at(&setup.path().join("spool"), "16m");
     let mut relay = setup.start_on(&disk);
+    let warned = relay.log().iter().any(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["level"] == "WARN" && message.contains("tmpfs, in memory")
+    });
+    assert!(warned, "Q09: {:?}", relay.log());
     let sender = relay.sender();
     let (at, first) = (sender.generated_at(), body(0));
     let signature = sign(&at, first.as_bytes());

@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::fs::{FallocateFlags, fallocate, fstatfs, fstatvfs};
 use rustix::io::Errno;
 
 use super::folder::private_file;
@@ -43,7 +43,34 @@ pub(super) struct Volume {
     pub bytes: u64,
     /// What is left for us, as far as the file system tells: a quota as a rule does not show.
     pub available_bytes: u64,
+    /// What is wrong with its kind, if it is one that a spool should not be on.
+    pub doubt: Option<&'static str>,
 }
+
+/// By the magic numbers of statfs(2).
+const DOUBTFUL: [(u32, &str); 6] = [
+    (
+        0x0102_1994,
+        "tmpfs, in memory: it is gone with the machine, or the pod",
+    ),
+    (0x8584_58f6, "ramfs, in memory: it is gone with the machine"),
+    (
+        0x0000_6969,
+        "NFS, where locks and syncs may promise more than they hold",
+    ),
+    (
+        0xff53_4d42,
+        "CIFS, where locks and syncs may promise more than they hold",
+    ),
+    (
+        0xfe53_4d42,
+        "SMB, where locks and syncs may promise more than they hold",
+    ),
+    (
+        0x794c_7630,
+        "overlayfs, which as a rule is a container's own: it is gone with the container",
+    ),
+];
 
 impl Ballast {
     /// Lets go of what an earlier process had reserved.
@@ -141,9 +168,14 @@ impl Ballast {
 impl Volume {
     pub fn of(file: &File) -> io::Result<Self> {
         let told = fstatvfs(file)?;
+        // Numbers of 32 bits, in a field that is signed here and wider there.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let kind = fstatfs(file)?.f_type as u32;
+        let doubt = DOUBTFUL.iter().find(|(magic, _)| *magic == kind);
         Ok(Self {
             bytes: told.f_blocks.saturating_mul(told.f_frsize),
             available_bytes: told.f_bavail.saturating_mul(told.f_frsize),
+            doubt: doubt.map(|(_, doubt)| *doubt),
         })
     }
 }

@@ -324,7 +324,13 @@ const CATALOGUE: &[(&str, &[&str])] = &[
             "a_newer_or_foreign_database_is_refused_untouched",
         ],
     ),
-    ("Q09", &["a_second_relay_on_one_spool_exits_74"]),
+    (
+        "Q09",
+        &[
+            "a_second_relay_on_one_spool_exits_74",
+            "a_full_disk_refuses_delivers_what_it_holds_and_heals",
+        ],
+    ),
     ("Q10", &[]),
     (
         "Q12",
@@ -346,6 +352,7 @@ const CATALOGUE: &[(&str, &[&str])] = &[
         &[
             "sigterm_finishes_what_is_in_hand_and_exits_0",
             "a_thousand_sighups_leave_nothing_behind",
+            "signals_end_politely_at_once_or_not_at_all",
         ],
     ),
     ("S02", &["kill_loop_loses_nothing_that_was_acknowledged"]),

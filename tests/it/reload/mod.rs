@@ -14,6 +14,7 @@ use crate::harness::{Relay, SECRET, Sender, Setup, Target, eventually, sign_by};
 mod refused;
 
 const APPLIED: &str = "suki_relay_config_reloads_total{result=\"applied\"}";
+const REFUSED: &str = "suki_relay_config_reloads_total{result=\"refused\"}";
 const SUCCESSFUL: &str = "suki_relay_config_last_reload_successful";
 const NOT_AFTER: &str = "suki_relay_tls_certificate_not_after_timestamp_seconds";
 const IN_USE: &str = "the new config is in use";
@@ -220,6 +221,8 @@ targets:",
         (status(SECRET).await, status(NEXT_SECRET).await),
         (200, 200)
     );
+    let by_next = "suki_relay_signature_matched_total{secret=\"next\",source=\"suki\"}";
+    counted(&relay, by_next, 1).await;
     fs::write(setup.path().join("secret"), "whsec-somebody-elses-secret").expect("writable");
     counted(&relay, APPLIED, 2).await;
     assert_eq!(
@@ -265,13 +268,25 @@ async fn a_new_certificate_is_shown_to_new_connections_and_cuts_no_old_one() {
     let after = relay.metric(NOT_AFTER).await;
     assert!((after - before).abs() > 1.0, "{before} to {after}");
 
-    // A key of another certificate: the pair in use stays.
+    // A key of another certificate, or what is none: the pair in use stays.
     let (_, other_key) = write_pair(setup.path(), "other", 2032);
-    fs::write(setup.path().join("tls.key"), other_key).expect("writable");
-    counted(&relay, SUCCESSFUL, 0).await;
-    let newly = Sender::new(relay.sender_address, &setup.path().join("tls.crt"));
-    post(&newly, 3).await;
-    assert!((relay.metric(NOT_AFTER).await - after).abs() < 0.1);
+    let good = fs::read(setup.path().join("tls.crt")).expect("readable");
+    fs::write(setup.path().join("trusted.crt"), &good).expect("writable");
+    let broken = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n";
+    for (n, (name, text)) in [("tls.key", &*other_key), ("tls.crt", broken)]
+        .into_iter()
+        .enumerate()
+    {
+        let refused = relay.metric(REFUSED).await;
+        fs::write(setup.path().join(name), text).expect("writable");
+        eventually("it is refused", async || {
+            relay.metric(REFUSED).await > refused
+        })
+        .await;
+        let trusted = setup.path().join("trusted.crt");
+        post(&Sender::new(relay.sender_address, &trusted), 3 + n).await;
+        assert!((relay.metric(NOT_AFTER).await - after).abs() < 0.1);
+    }
 
     // One that has expired is better than none.
     write_pair(setup.path(), "tls", 2020);
@@ -572,4 +587,25 @@ async fn a_remark_in_the_config_is_no_news() {
     counted(&relay, APPLIED, 2).await;
     relay.log_line(IN_USE);
     assert_eq!(lines(&relay, IN_USE).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_breaker_of_an_unchanged_target_stays_as_it_is() {
+    let (ehr, audit) = (Target::start(|_| 503).await, Target::accepting().await);
+    let config = to("ehr", &ehr, &audit).replace(
+        "initial: 50ms, max: 100ms }",
+        "initial: 50ms, max: 100ms }, breaker: { failures: 2, probe_after: 1h, probe_max: 1h }",
+    );
+    let setup = Setup::new(&config);
+    let relay = setup.start();
+    let open = "suki_relay_target_breaker_open{target=\"ehr\"}";
+    post(&relay.sender(), 0).await;
+    counted(&relay, open, 1).await;
+    let tried = ehr.count();
+    let other = "name: audit, max_in_flight: 2,";
+    setup.write_config(&config.replace("name: audit,", other));
+    counted(&relay, APPLIED, 1).await;
+    counted(&relay, open, 1).await;
+    post(&relay.sender(), 1).await;
+    assert_eq!(ehr.count(), tried, "nobody has closed it");
 }

@@ -3,10 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use super::{IS_REFUSED, SUCCESSFUL, counted, lines, post, to};
+use super::{IS_REFUSED, REFUSED, SUCCESSFUL, counted, lines, post, to};
 use crate::harness::{Setup, Target, eventually};
-
-const REFUSED: &str = "suki_relay_config_reloads_total{result=\"refused\"}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_config_changes_nothing_says_so_once_and_heals() {
