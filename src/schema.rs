@@ -338,6 +338,7 @@ mod tests {
             json!({"$ref": "https://example.com/schema.json"}),
             json!({"$ref": "file:///etc/passwd"}),
             json!({"pattern": "(?=look)ahead"}),
+            json!({"pattern": "(a)\\1"}),
             json!({"type": "no such type"}),
             json!(7),
         ];
@@ -348,5 +349,36 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    /// Neither loops, nor overflows a stack.
+    #[test]
+    fn a_schema_that_refers_to_itself_or_nests_quantifiers_ends() {
+        let list = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let circular = [
+            json!({"$ref": "#"}),
+            json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
+            json!({"allOf": [{"$ref": "#"}]}),
+            json!({"items": {"$ref": "#"}}),
+        ];
+        for schema in circular {
+            let text = schema.to_string();
+            if let Ok(schema) = Schema::compile(text.as_bytes(), UnknownStatus::Accept) {
+                let body = format!(r#"{{"a":{}}}"#, list(100));
+                let _ = (
+                    schema.parse(body.as_bytes()),
+                    schema.violations(body.as_bytes()),
+                );
+                let body = list(100);
+                let _ = (
+                    schema.parse(body.as_bytes()),
+                    schema.violations(body.as_bytes()),
+                );
+            }
+        }
+        let pattern = json!({"properties": {"a": {"pattern": "^(a+)+$"}}});
+        let schema = Schema::compile(pattern.to_string().as_bytes(), UnknownStatus::Accept);
+        let body = format!(r#"{{"a":"{}b"}}"#, "a".repeat(50_000));
+        assert!(schema.expect("compiles").parse(body.as_bytes()).is_err());
     }
 }

@@ -296,6 +296,32 @@ async fn answers_mean_what_the_contract_says() {
     }
 }
 
+/// With what the config gives up on by itself.
+#[tokio::test]
+async fn each_status_is_tried_again_or_given_up_for_its_reason() {
+    let given_up = |reason| Outcome::GiveUp { reason };
+    let cases = [
+        (400, given_up(Reason::ClientError)),
+        (403, retry(Reason::Unauthorized)),
+        (405, given_up(Reason::ClientError)),
+        (408, retry(Reason::Throttled)),
+        (413, given_up(Reason::ClientError)),
+        (415, given_up(Reason::ClientError)),
+        (422, given_up(Reason::ClientError)),
+        (425, retry(Reason::Throttled)),
+        (429, retry(Reason::Throttled)),
+        (502, retry(Reason::ServerError)),
+        (504, retry(Reason::ServerError)),
+    ];
+    for (status, expected) in cases {
+        let text = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+        let mut policy = policy();
+        policy.give_up_on = [400, 405, 410, 413, 415, 422].into();
+        let outcome = outcome_of(Reply::Answer(text.leak()), policy).await;
+        assert_eq!(outcome, expected, "{status}");
+    }
+}
+
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     let moved = "HTTP/1.1 307 Moved\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n";
