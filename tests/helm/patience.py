@@ -3,7 +3,7 @@
 import time
 
 
-def eventually(what, look, seconds=30):
+def eventually(what, look, seconds=60):
     """Looks until there is something to return."""
     deadline = time.monotonic() + seconds
     while True:
