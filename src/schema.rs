@@ -364,16 +364,10 @@ mod tests {
         for schema in circular {
             let text = schema.to_string();
             if let Ok(schema) = Schema::compile(text.as_bytes(), UnknownStatus::Accept) {
-                let body = format!(r#"{{"a":{}}}"#, list(100));
-                let _ = (
-                    schema.parse(body.as_bytes()),
-                    schema.violations(body.as_bytes()),
-                );
-                let body = list(100);
-                let _ = (
-                    schema.parse(body.as_bytes()),
-                    schema.violations(body.as_bytes()),
-                );
+                for body in [format!(r#"{{"a":{}}}"#, list(100)), list(100)] {
+                    let body = body.as_bytes();
+                    let _ = (schema.parse(body), schema.violations(body));
+                }
             }
         }
         let pattern = json!({"properties": {"a": {"pattern": "^(a+)+$"}}});

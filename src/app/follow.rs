@@ -96,20 +96,18 @@ impl Follower {
     }
 
     fn note(&mut self, watched: notify::Result<()>) {
-        let mode = match &watched {
-            Ok(()) => WatchMode::Inotify,
-            Err(_) => WatchMode::Poll,
+        let Err(error) = watched else {
+            self.mode = WatchMode::Inotify;
+            return;
         };
-        if let Err(error) = watched
-            && self.mode != mode
-        {
+        if self.mode != WatchMode::Poll {
             tracing::warn!(
                 %error,
                 "the config's folders cannot be watched; changes are found by polling. If it is for want of inotify \
                  instances or watches, raise fs.inotify.max_user_instances or max_user_watches"
             );
         }
-        self.mode = mode;
+        self.mode = WatchMode::Poll;
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::block::Block;
 use super::fingerprint::Fingerprint;
-use super::reader::Read;
+use super::reader::{At, Read};
 use super::restart::Fixed;
 use crate::name::Name;
 
@@ -81,9 +81,12 @@ impl Changes {
 impl Parts {
     /// Of a config in which no problem was found.
     pub fn read(root: &Block<'_>) -> Read<Self> {
+        let tls = within(root.optional("listen"), "tls")?;
+        let operator = within(root.optional("admin"), "operator")?;
+        let operator_token = within(operator, "token")?;
         Ok(Self {
-            tls: fingerprint(root, &["listen", "tls"])?,
-            operator_token: fingerprint(root, &["admin", "operator", "token"])?,
+            tls: tls.as_ref().map(Fingerprint::of_value),
+            operator_token: operator_token.as_ref().map(Fingerprint::of_value),
             sources: items(root, "sources")?,
             targets: items(root, "targets")?,
             routes: items(root, "routes")?,
@@ -91,22 +94,13 @@ impl Parts {
     }
 }
 
-/// Of what is at the end of these keys; `None` if it is not there.
-fn fingerprint(root: &Block<'_>, keys: &[&'static str]) -> Read<Option<Fingerprint>> {
-    let Some((first, rest)) = keys.split_first() else {
+/// What a block, if it is there, has at this key.
+fn within<'a>(block: Option<At<'a>>, key: &str) -> Read<Option<At<'a>>> {
+    let Some(block) = block.filter(At::is_mapping) else {
         return Ok(None);
     };
-    let mut at = root.optional(first);
-    for key in rest {
-        at = match at {
-            Some(block) if block.is_mapping() => {
-                let mut entries = block.map()?.into_iter();
-                entries.find(|(it, _)| it.text == *key).map(|(_, at)| at)
-            }
-            _ => return Ok(None),
-        };
-    }
-    Ok(at.as_ref().map(Fingerprint::of_value))
+    let mut entries = block.map()?.into_iter();
+    Ok(entries.find(|(it, _)| it.text == key).map(|(_, at)| at))
 }
 
 fn items(root: &Block<'_>, key: &'static str) -> Read<Items> {

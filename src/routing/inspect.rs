@@ -21,8 +21,9 @@ const TYPES: [&str; 10] = [
 ];
 const VARIABLES: [&str; 4] = ["body", "source", "secret", "headers"];
 
-/// Operators, calls and fields that stand in one another. To evaluate so many takes a third of the 2 MiB that
-/// tokio gives a thread, in an unoptimised build; chains of `&&` and `||` are a tree, and never as deep.
+/// Operators, calls and fields that stand in one another. To evaluate so many takes less than a quarter of
+/// the 2 MiB that tokio gives a thread, in an unoptimised build; chains of `&&` and `||` are a tree, and
+/// never as deep.
 pub(super) const DEPTH_MAX: usize = 100;
 
 /// # Errors

@@ -41,7 +41,6 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// What was sent and is not acknowledged for so long has no peer any more (`TCP_USER_TIMEOUT`). TCP itself
 /// sends it again for a quarter of an hour, and keepalive does not begin before it has (tcp(7)).
-#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// gRPC servers keep idle connections for minutes or for ever.
 const HTTP2_IDLE_MAX: Duration = Duration::from_mins(1);
@@ -127,7 +126,6 @@ impl Connector {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(3));
-        #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
         let secure = url.scheme() == Some(&http::uri::Scheme::HTTPS);
         let builder = HttpsConnectorBuilder::new().with_tls_config(client_config(tls, secure)?);
@@ -255,7 +253,6 @@ fn system_roots() -> &'static RootCertStore {
     })
 }
 
-#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
     use rustix::net::sockopt;

@@ -46,18 +46,24 @@ async fn list(relay: &Relay, query: &str) -> Vec<Value> {
     page["notifications"].as_array().expect("a list").clone()
 }
 
-fn done(matched: u64, done: u64) -> (u16, Value) {
-    (200, json!({ "matched": matched, "done": done }))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_is_no_operator_learns_and_changes_nothing() {
+/// An operator is heard who says `open-sesame`.
+fn with_token() -> Setup {
     let setup = Setup::new(&rest("http://127.0.0.1:9/", "true"));
     fs::write(setup.path().join("token"), "open-sesame\n").expect("writable");
     setup.reword(
         "operator: { address: 127.0.0.1:0 }",
         "operator: { address: 127.0.0.1:0, token: { file: token } }",
     );
+    setup
+}
+
+fn done(matched: u64, done: u64) -> (u16, Value) {
+    (200, json!({ "matched": matched, "done": done }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_operator_learns_and_changes_nothing() {
+    let setup = with_token();
     let relay = setup.start();
     let status = async |fields: &[(&str, &str)]| {
         let url = format!("http://{}/v1/status", relay.operator_address);
@@ -339,12 +345,7 @@ async fn the_log_level_is_set_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operators_token_is_followed_and_told() {
-    let setup = Setup::new(&rest("http://127.0.0.1:9/", "true"));
-    fs::write(setup.path().join("token"), "open-sesame\n").expect("writable");
-    setup.reword(
-        "operator: { address: 127.0.0.1:0 }",
-        "operator: { address: 127.0.0.1:0, token: { file: token } }",
-    );
+    let setup = with_token();
     let mut relay = setup.start();
     let status = async |token: &str| {
         let request = http::Request::builder()

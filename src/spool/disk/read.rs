@@ -204,10 +204,7 @@ fn fill(
             sequence,
             target: target.clone(),
         };
-        let record = match &delivery {
-            Some(_) => record::read(snapshot, seal, names, sequence)?,
-            None => None,
-        };
+        let record = record::read(snapshot, seal, names, sequence)?;
         match delivery.zip(record) {
             Some((delivery, record)) => {
                 bodies_bytes += record.body.len();

@@ -118,18 +118,12 @@ impl<'c> Writer<'c> {
         self.shared.pulse.begin();
         let mut written = self.transact(batch);
         if cfg!(sabotage = "sync-tried-again") && written.is_err() {
-            self.next_seq = first_seq;
-            self.books.strike();
-            let undone = self.rows.rollback();
-            written = undone.and_then(|()| self.transact(batch));
+            written = self.transact_anew(batch, first_seq);
         }
         while let Err(error) = &written
             && self.sets_aside(batch, error)
         {
-            self.next_seq = first_seq;
-            self.books.strike();
-            let undone = self.rows.rollback();
-            written = undone.and_then(|()| self.transact(batch));
+            written = self.transact_anew(batch, first_seq);
         }
         match written {
             Ok(()) => self.committed(batch, began.elapsed()),
@@ -186,6 +180,13 @@ impl<'c> Writer<'c> {
             }
             let _ = accept.answer.send(answer);
         }
+    }
+
+    fn transact_anew(&mut self, batch: &Batch, first_seq: i64) -> Sql<()> {
+        self.next_seq = first_seq;
+        self.books.strike();
+        self.rows.rollback()?;
+        self.transact(batch)
     }
 
     fn transact(&mut self, batch: &Batch) -> Sql<()> {
