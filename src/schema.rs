@@ -12,8 +12,9 @@ use std::fmt;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-/// Values in one body, by their commas; a list or a map, which costs more than what is in it, counts for two
-/// more. Suki sends some thirty. `cargo bench --bench bounds -- judge` has what the worst body costs then.
+/// Values in one body, by their commas; a list or a map, and a map's field, costs more than what is in it and
+/// counts for two more. Suki sends some thirty. `cargo bench --bench bounds -- judge` has what the worst body
+/// costs then.
 pub const VALUES_MAX: usize = 1 << 16;
 
 /// The statuses that Suki documents. Timeouts and cancellations are documented as events, but not
@@ -170,7 +171,7 @@ fn weight(body: &[u8]) -> usize {
             b'\\' => escaped = in_text,
             b'"' => in_text = !in_text,
             b',' if !in_text => weight += 1,
-            b'[' | b'{' if !in_text => weight += 2,
+            b'[' | b'{' | b':' if !in_text => weight += 2,
             _ => {}
         }
     }
@@ -316,9 +317,9 @@ mod tests {
     fn a_body_of_too_many_values_is_invalid_and_text_is_one_value() {
         let open = r#"{"status":"success","session_id":"s","x":["#;
         let bytes = |middle: &str, count: usize| format!("{open}{}0]}}", middle.repeat(count));
-        // Of the outer map, its three fields and their list: 1 + 2 + 2 + 2.
-        for (middle, weight) in [("0,", 1), ("[],", 3), ("{\"a\":0},", 3)] {
-            let most = (VALUES_MAX - 7) / weight;
+        // Of the outer map, its three fields and their list: 1 + 2 + 2 * 3 + 2 + 2.
+        for (middle, weight) in [("0,", 1), ("[],", 3), ("{\"a\":0},", 5)] {
+            let most = (VALUES_MAX - 13) / weight;
             let (fits, is_more) = (bytes(middle, most), bytes(middle, most + 1));
             assert!(lenient().parse(fits.as_bytes()).is_ok(), "{middle}");
             // Not compared: it would be printed, all of it.
@@ -326,9 +327,16 @@ mod tests {
             let violations = lenient().violations(is_more.as_bytes());
             assert_eq!(violations[0].problem, "more than 65536 values");
         }
-        let text = bytes(r#""\\","\",[{","#, 10) + " ";
+        let fields = |count: usize| {
+            let fields: String = (0..count).map(|n| format!(r#","{n}":0"#)).collect();
+            format!(r#"{{"status":"success","session_id":"s"{fields}}}"#)
+        };
+        let most = (VALUES_MAX - 8) / 3;
+        assert!(lenient().parse(fields(most).as_bytes()).is_ok());
+        assert!(lenient().parse(fields(most + 1).as_bytes()).is_err());
+        let text = bytes(r#""\\","\",[{:","#, 10) + " ";
         assert!(lenient().parse(text.as_bytes()).is_ok());
-        let text = format!(r#"{open}"{}"]}}"#, r#"\",[{,\\"#.repeat(VALUES_MAX));
+        let text = format!(r#"{open}"{}"]}}"#, r#"\",[{:,\\"#.repeat(VALUES_MAX));
         assert!(lenient().parse(text.as_bytes()).is_ok());
     }
 

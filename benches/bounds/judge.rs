@@ -32,7 +32,7 @@ const DENSE: [(&str, &str, usize); 6] = [
     ("short strings", "\"a\",", 1),
     ("empty lists", "[],", 3),
     ("lists of one", "[0],", 3),
-    ("maps of one", "{\"a\":0},", 3),
+    ("maps of one", "{\"a\":0},", 5),
 ];
 
 const MIB: usize = 1 << 20;
@@ -92,7 +92,7 @@ fn dense(unit: &str, weight: usize, bytes: usize) -> Bytes {
     let open = r#"{"status":"success","session_id":"s","additional_info":{"a":["#;
     let close = r#""]}}"#;
     let room = bytes - open.len() - close.len() - 1;
-    let count = ((VALUES_MAX - 10) / weight).min(room / unit.len());
+    let count = ((VALUES_MAX - 20) / weight).min(room / unit.len());
     let text = r"\u00e9".repeat((room - count * unit.len()) / 6);
     (open.to_owned() + &unit.repeat(count) + "\"" + &text + close).into()
 }
@@ -102,7 +102,7 @@ fn keys(bytes: usize) -> Bytes {
     let open = r#"{"status":"success","session_id":"s","additional_info":{"a":{"#;
     let close = r#""k":0}}}"#;
     let room = bytes - open.len() - close.len();
-    let keys = (0..VALUES_MAX - 10).map(|n| format!("\"{n:x}\":0,"));
+    let keys = (0..(VALUES_MAX - 20) / 3).map(|n| format!("\"{n:x}\":0,"));
     let mut all = open.to_owned();
     for key in keys.take(room / 10) {
         all += &key;
