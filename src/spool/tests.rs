@@ -3,6 +3,7 @@
 
 mod accounts;
 pub(super) mod custody;
+mod damage;
 mod errands;
 mod fallback;
 mod plans;

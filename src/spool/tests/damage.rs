@@ -1,0 +1,185 @@
+//! Damaged rows and pages in a server: they cost nobody but themselves.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tokio::sync::oneshot::error::TryRecvError;
+
+use super::*;
+use crate::spool::metrics::Op;
+use crate::spool::{CustodyError, Discard, Filter, Replay, ReplayTo, State};
+
+const PAGE: usize = 8192;
+
+struct Place {
+    server: server::Postgres,
+    spool: Spool,
+    metrics: Metrics,
+}
+
+impl Place {
+    /// A spool with these, all owed to `ehr`.
+    async fn with(bodies: impl IntoIterator<Item = String>) -> Self {
+        let server = server::Postgres::start("");
+        let metrics = Metrics::new(&Registry::new()).expect("new names");
+        let spool = Spool::connect(&at(&server), metrics.clone(), |fatal| panic!("{fatal}"));
+        let place = Self {
+            server,
+            spool: spool.expect("opens"),
+            metrics,
+        };
+        for body in bodies {
+            place.keep(body).await;
+        }
+        place
+    }
+
+    async fn keep(&self, body: impl AsRef<[u8]>) {
+        let kept = self.spool.accept(submission(body, &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        self.server
+            .sql(&format!("SET search_path = suki_relay; {sql}"))
+    }
+
+    /// Sequences of what is due and sound, and of what is not.
+    async fn due(&self) -> (Vec<i64>, Vec<i64>) {
+        let page = self
+            .spool
+            .due(&name("ehr"), NOW, 1000)
+            .await
+            .expect("reads");
+        let sound = page.deliveries.iter().map(|due| &due.key);
+        let sequences =
+            |keys: &mut dyn Iterator<Item = &DeliveryKey>| keys.map(|key| key.sequence).collect();
+        (
+            sequences(&mut sound.into_iter()),
+            sequences(&mut page.unreadable.iter()),
+        )
+    }
+
+    fn file(&self, relation: &str) -> PathBuf {
+        let path = self.sql(&format!("SELECT pg_relation_filepath({relation})"));
+        self.server.path().join("data").join(path)
+    }
+
+    /// Overwrites those pages of a file of the server's that are so, as a disk might; tells how many are.
+    async fn harm(&mut self, relation: &str, is_so: impl Fn(usize, &[u8]) -> bool) -> usize {
+        // What is read once is marked as such: a start has nothing to write over them again.
+        for table in ["notification", "content", "delivery"] {
+            self.sql(&format!("SELECT count(*) FROM {table}"));
+        }
+        self.server.sql("CHECKPOINT");
+        let file = self.file(relation);
+        self.server.kill();
+        let mut bytes = fs::read(&file).expect("reads");
+        let mut harmed = 0;
+        for (n, page) in bytes.chunks_mut(PAGE).enumerate() {
+            if is_so(n, page) {
+                page.fill(0xa5);
+                harmed += 1;
+            }
+        }
+        fs::write(&file, bytes).expect("writes");
+        self.server.run();
+        // Each session finds out that it is over.
+        let reads = async || self.spool.due(&name("nobody"), NOW, 1).await.is_ok();
+        while !(reads().await && reads().await && reads().await) {}
+        harmed
+    }
+
+    /// A delivery whose row is on the first page, or is not.
+    fn on_first_page(&self, is_so: bool) -> i64 {
+        let find = "SELECT max(seq) FROM delivery WHERE ((ctid::text::point)[0] = 0) =";
+        self.sql(&format!("{find} {is_so}"))
+            .parse()
+            .expect("a number")
+    }
+}
+
+fn key(sequence: i64) -> DeliveryKey {
+    DeliveryKey {
+        sequence,
+        target: name("ehr"),
+    }
+}
+
+fn numbered(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|n| n.to_string())
+}
+
+/// What was sent for it is known nowhere but here, and it is sent again after the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_that_can_never_be_written_is_in_nobodys_way() {
+    let place = Place::with(numbered(3)).await;
+    assert_eq!(place.due().await.0, [1, 2, 3]);
+    place.sql("UPDATE delivery SET attempts = -1 WHERE seq = 1");
+    let mut waits = place.spool.settle(settlement(&key(1), Settled::Delivered));
+    settle(&place.spool, &key(2), Settled::Delivered).await;
+    place.keep("another").await;
+    assert_eq!(waits.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(place.metrics.error_count(Op::Read), 1, "it is told once");
+    let states = "SELECT string_agg(state::text, '' ORDER BY seq) FROM delivery";
+    assert_eq!(place.sql(states), "0100");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settlements_on_a_damaged_page_are_in_nobodys_way() {
+    let mut place = Place::with(numbered(200)).await;
+    assert_eq!(place.due().await.0.len(), 200);
+    let (harmed, sound) = (place.on_first_page(true), place.on_first_page(false));
+    assert_eq!(place.harm("'delivery'", |n, _| n == 0).await, 1);
+    let mut waits: Vec<_> = [1, harmed]
+        .map(|n| place.spool.settle(settlement(&key(n), Settled::Delivered)))
+        .into();
+    settle(&place.spool, &key(sound), Settled::Delivered).await;
+    place.keep("another").await;
+    for waits in &mut waits {
+        assert_eq!(waits.try_recv(), Err(TryRecvError::Empty));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_leaves_out_what_is_damaged_and_goes_on() {
+    // In two commits: a kept order passes it as well.
+    const COUNT: usize = 600;
+    let place = Place::with(numbered(COUNT)).await;
+    for due in due(&place.spool, "ehr").await {
+        drop(
+            place
+                .spool
+                .settle(settlement(&due.key, Settled::DeadLettered)),
+        );
+    }
+    let dead = "SELECT count(*) FROM delivery WHERE state = 2";
+    eventually(|| place.sql(dead) == COUNT.to_string()).await;
+    let harm = "UPDATE delivery SET attempts = -1 WHERE seq IN (5, 590)";
+    place.sql(harm);
+    let filter = |state| Filter {
+        state: Some(state),
+        ..Filter::default()
+    };
+    let discard = Discard {
+        filter: filter(State::DeadLetter),
+        by: name("someone"),
+        count: Some(COUNT as u64),
+        dry_run: false,
+    };
+    let refused = place.spool.discard(discard).await;
+    assert!(matches!(refused, Err(CustodyError::Damaged)), "{refused:?}");
+    assert_eq!(place.sql(dead), COUNT.to_string());
+
+    let replay = Replay {
+        filter: Filter::default(),
+        to: ReplayTo::DeadLetters,
+        by: name("someone"),
+        dry_run: false,
+    };
+    let done = place.spool.replay(replay).await.expect("is done");
+    assert_eq!((done.matched, done.done), (COUNT as u64, COUNT as u64 - 2));
+    assert_eq!(place.sql(dead), "2");
+    assert!(place.spool.errands().await.expect("reads").is_empty());
+    assert_eq!(place.metrics.error_count(Op::Read), 3);
+}
