@@ -110,6 +110,59 @@ fn numbered(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|n| n.to_string())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_not_what_was_received_is_in_nobodys_way() {
+    let place = Place::with(numbered(7)).await;
+    place.sql("INSERT INTO name (text) VALUES ('no name')");
+    for harm in [
+        "UPDATE delivery SET attempts = -1 WHERE seq = 1",
+        "UPDATE delivery SET replayed_after = 4294967296 WHERE seq = 2",
+        "UPDATE content SET body = 'other' WHERE seq = 3",
+        "DELETE FROM content WHERE seq = 4",
+        "UPDATE notification SET source = (SELECT id FROM name WHERE text = 'no name') WHERE seq = 5",
+        "UPDATE notification SET source = -1 WHERE seq = 6",
+    ] {
+        place.sql(harm);
+    }
+    let (sound, mut unreadable) = place.due().await;
+    unreadable.sort_unstable();
+    assert_eq!((sound, unreadable), (vec![7], (1..=6).collect()));
+    assert_eq!(place.metrics.error_count(Op::Read), 6);
+    let since = NOW.minus(Duration::from_secs(1));
+    let fresh = place.spool.fresh(&name("ehr"), since, NOW, 9).await;
+    assert_eq!(fresh.expect("reads").deliveries.len(), 1);
+    let record = place.spool.record(3).await.expect("reads");
+    assert!(record.is_none(), "an operator is shown nothing else");
+}
+
+/// Bodies that are kept in the row, and bodies that are too long for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_on_a_damaged_page_is_in_nobodys_way() {
+    const LONG: &str = "(SELECT reltoastrelid FROM pg_class WHERE oid = 'content'::regclass)";
+    for (of_bodies, harmed_at) in [("'content'", 100..1000), (LONG, 10_000..20_000)] {
+        let bodies = (0..60).map(|n| {
+            let length = fastrand::usize(harmed_at.clone());
+            let noise = std::iter::repeat_with(fastrand::alphanumeric);
+            format!("{n} {}", noise.take(length).collect::<String>())
+        });
+        let mut place = Place::with(bodies).await;
+        assert_eq!(place.harm(of_bodies, |n, _| n == 1).await, 1);
+        let (sound, unreadable) = place.due().await;
+        assert!(
+            !unreadable.is_empty() && unreadable.len() < 30,
+            "{unreadable:?}"
+        );
+        assert_eq!(sound.len() + unreadable.len(), 60);
+        for sequence in &unreadable {
+            let postponed = Settled::Retry {
+                due_at: Timestamp::MAX,
+            };
+            settle(&place.spool, &key(*sequence), postponed).await;
+        }
+        assert_eq!(place.due().await, (sound, Vec::new()));
+    }
+}
+
 /// What was sent for it is known nowhere but here, and it is sent again after the next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settlement_that_can_never_be_written_is_in_nobodys_way() {
