@@ -103,9 +103,9 @@ impl Engine {
         }
     }
 
-    pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
+    pub async fn give_back(&self, target: &Name, sequences: &[i64]) -> Result<(), ReadError> {
         match self {
-            Self::Disk(_) => {}
+            Self::Disk(_) => Ok(()),
             Self::Postgres(postgres, _) => postgres.unclaim(target, sequences).await,
         }
     }

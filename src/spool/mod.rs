@@ -314,9 +314,9 @@ impl Spool {
     }
 
     /// Gives deliveries back that [`Spool::due`] handed out and that were not begun: another relay may have
-    /// them. To be awaited before `due` is asked again.
-    pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
-        self.engine.give_back(target, sequences).await;
+    /// them. To be awaited before `due` is asked again, and to be tried again until it works.
+    pub async fn give_back(&self, target: &Name, sequences: &[i64]) -> Result<(), ReadError> {
+        self.engine.give_back(target, sequences).await
     }
 
     /// False while what [`Spool::due`] handed out may be in another relay's hands: begin none of it, ask

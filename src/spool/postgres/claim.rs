@@ -107,28 +107,32 @@ impl Postgres {
     }
 
     /// Deliveries that were claimed and not begun are anybody's again.
-    pub async fn unclaim(&self, target: &Name, sequences: &[i64]) {
+    pub async fn unclaim(&self, target: &Name, sequences: &[i64]) -> Result<(), ReadError> {
+        let unclaimed = async {
+            let mut session = self.shared.readers.lend().await?;
+            let names = &self.shared.names;
+            let Some(number) = names.find(&mut session, target.as_str()).await? else {
+                return Ok(());
+            };
+            self.let_go(&mut session, number, sequences).await
+        };
+        self.told(unclaimed.await)
+    }
+
+    async fn let_go(
+        &self,
+        session: &mut Session,
+        target: i64,
+        sequences: &[i64],
+    ) -> Result<(), Error> {
         const UNCLAIM: &str = "UPDATE delivery SET owner = NULL
              WHERE target = $1 AND seq = ANY ($2) AND owner = $3 AND state = 0";
-        let unclaimed: Result<(), Error> = async {
-            let mut session = self.shared.readers.lend().await?;
-            let number = self
-                .shared
-                .names
-                .find(&mut session, target.as_str())
-                .await?;
-            let relay = self.shared.lease.relay;
-            session
-                .query(UNCLAIM, &[&number, &sequences, &relay])
-                .await?;
-            if let Some(number) = number {
-                self.shared.announcements.note([number]);
-            }
-            Ok(())
-        }
-        .await;
-        // Should it fail, they stay this relay's until it asks for them again, or its lease is over.
-        let _ = self.told(unclaimed);
+        let relay = self.shared.lease.relay;
+        session
+            .query(UNCLAIM, &[&target, &sequences, &relay])
+            .await?;
+        self.shared.announcements.note([target]);
+        Ok(())
     }
 
     async fn claim(
@@ -180,7 +184,10 @@ impl Postgres {
             more: claimed.len() >= wanted.limit,
             ..DuePage::default()
         };
-        fill(&mut page, &mut session, target, &claimed, &wanted.held).await?;
+        let rest = fill(&mut page, &mut session, target, &claimed, &wanted.held).await?;
+        if !rest.is_empty() {
+            self.let_go(&mut session, number, &rest).await?;
+        }
         if since.is_none() && !page.more {
             let next = session.query(NEXT_DUE, &[&number, &now_ms]).await?;
             let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
@@ -190,27 +197,29 @@ impl Postgres {
     }
 }
 
-/// Reads the records of what was claimed, until a page's bytes are full.
+/// Reads the records of what was claimed, until a page's bytes are full; returns what is left over.
 async fn fill(
     page: &mut DuePage,
     session: &mut Session,
     target: &Name,
     claimed: &[Row],
     held: &HashSet<i64>,
-) -> Result<(), Error> {
+) -> Result<Vec<i64>, Error> {
     let key = |sequence| DeliveryKey {
         sequence,
         target: target.clone(),
     };
     let mut all_owed = Vec::with_capacity(claimed.len());
     let mut bodies_bytes = 0;
+    let mut rest = Vec::new();
     for row in claimed {
-        if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
-            page.more = true;
-            break;
-        }
         let sequence = row.try_get(0)?;
         if held.contains(&sequence) {
+            continue;
+        }
+        if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
+            page.more = true;
+            rest.push(sequence);
             continue;
         }
         bodies_bytes += match row.try_get(6)? {
@@ -231,7 +240,7 @@ async fn fill(
             None => page.unreadable.push(key),
         }
     }
-    Ok(())
+    Ok(rest)
 }
 
 /// Of a body that was not looked at; 0 if that cannot be read, or is not there: nothing is sent then.

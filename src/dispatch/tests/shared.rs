@@ -1,0 +1,61 @@
+//! Dispatch beside another relay, on a spool that they share.
+
+use super::*;
+use crate::spool::PostgresOptions;
+
+#[path = "../../../tests/it/harness/postgres.rs"]
+mod postgres;
+
+/// A relay's spool on this server.
+fn relay(server: &postgres::Postgres, lease: Duration) -> Spool {
+    let options = PostgresOptions {
+        url: Secret::from_text(server.url().into()).unwrap(),
+        schema: "suki_relay".into(),
+        connections: 4,
+        tls: None,
+        statement_timeout: Duration::from_secs(10),
+        lease,
+        keep_delivered: Duration::from_hours(72),
+        fallback: None,
+    };
+    let metrics = spool::Metrics::new(&Registry::new()).unwrap();
+    Spool::connect(&options, metrics, |fatal| panic!("{fatal}")).unwrap()
+}
+
+/// How many this relay has in its hands then, of those that are due.
+async fn claims(spool: &Spool) -> usize {
+    let page = spool.due(&name("ehr"), Timestamp::now(), 100).await;
+    page.map_or(0, |page| page.deliveries.len())
+}
+
+async fn owe_some(spool: &Spool, count: usize) {
+    for n in 0..count {
+        owe(spool, &n.to_string(), &["ehr"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_given_back_at_once_is_given_back_later() {
+    let mut postgres = postgres::Postgres::start("");
+    let lease = Duration::from_mins(10);
+    let spool = relay(&postgres, lease);
+    owe_some(&spool, 6).await;
+    let server = server(0).await;
+    server.status.store(503, SeqCst);
+    let mut ehr = target("ehr", &server.url, 1);
+    ehr.policy.breaker = Breaker {
+        failures: 1,
+        probe_after: Duration::from_mins(10),
+        probe_max: Duration::from_mins(10),
+    };
+    let rig = Rig::on(spool, vec![ehr], &[]);
+    eventually("it begins", async || server.waiting.load(SeqCst) == 1).await;
+    // This commit takes the claims along: a crash would take them back otherwise.
+    owe(&rig.spool, "another", &["audit"]).await;
+    postgres.kill();
+    server.gate.add_permits(1);
+    eventually("its breaker opens", async || rig.shown(BREAKER) > 0.5).await;
+    postgres.run();
+    let other = relay(&postgres, lease);
+    eventually("another has them", async || claims(&other).await == 5).await;
+}
