@@ -111,6 +111,11 @@ impl Window {
         self.taken.remove(&sequence);
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Forgets what waits, and not what is taken; returns the sequences of what waited.
     pub fn clear(&mut self) -> Vec<i64> {
         let waited = self.waiting.drain(..);

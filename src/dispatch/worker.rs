@@ -45,6 +45,8 @@ pub struct TargetWorker {
     target: Option<Arc<Target>>,
     breaker: Breaker,
     window: Window,
+    /// Of the spool, when it handed out what waits.
+    era: Option<u64>,
     /// When the spool may have something new for us.
     look_at: Instant,
     /// The last page was full: there is more behind it.
@@ -80,6 +82,7 @@ impl TargetWorker {
             reloads,
             breaker: Breaker::default(),
             window: Window::default(),
+            era: None,
             look_at: Instant::now(),
             more: false,
             unseen: false,
@@ -141,6 +144,7 @@ impl TargetWorker {
 
     /// Fills the window, if there may be something new and room for it.
     async fn look(&mut self) {
+        self.keep_to_the_era();
         if !self.gives_back().await {
             return;
         }
@@ -249,9 +253,7 @@ impl TargetWorker {
         let Some(target) = self.target.clone() else {
             return;
         };
-        if !self.house.spool.holds_claims() && !self.window.clear().is_empty() {
-            self.look_at = Instant::now();
-        }
+        self.keep_to_the_era();
         loop {
             let in_flight_max = target.policy.in_flight_max;
             let next = match self.breaker.allows(Instant::now(), in_flight_max) {

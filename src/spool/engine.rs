@@ -110,10 +110,10 @@ impl Engine {
         }
     }
 
-    pub fn holds_claims(&self) -> bool {
+    pub fn era(&self) -> Option<u64> {
         match self {
-            Self::Disk(_) => true,
-            Self::Postgres(postgres, _) => postgres.holds_claims(),
+            Self::Disk(_) => Some(0),
+            Self::Postgres(postgres, _) => postgres.era(),
         }
     }
 

@@ -319,10 +319,10 @@ impl Spool {
         self.engine.give_back(target, sequences).await
     }
 
-    /// False while what [`Spool::due`] handed out may be in another relay's hands: begin none of it, ask
-    /// again.
-    pub fn holds_claims(&self) -> bool {
-        self.engine.holds_claims()
+    /// What [`Spool::due`] handed out in another era than this may be in another relay's hands: begin none of
+    /// it, ask again. `None` while all of it may be.
+    pub fn era(&self) -> Option<u64> {
+        self.engine.era()
     }
 
     /// Every target that is owed a delivery, whether the config still names it or not.

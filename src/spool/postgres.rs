@@ -185,8 +185,8 @@ impl Postgres {
         self.shared.metrics.target(target);
     }
 
-    pub fn holds_claims(&self) -> bool {
-        self.shared.lease.is_held()
+    pub fn era(&self) -> Option<u64> {
+        self.shared.lease.era()
     }
 
     pub fn is_open(&self) -> bool {

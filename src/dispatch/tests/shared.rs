@@ -59,3 +59,37 @@ async fn what_could_not_be_given_back_at_once_is_given_back_later() {
     let other = relay(&postgres, lease);
     eventually("another has them", async || claims(&other).await == 5).await;
 }
+
+/// Its slots are full all the while: it looks at nothing, and finds its lease as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_over_unseen_is_not_begun() {
+    let postgres = postgres::Postgres::start("");
+    let spool = relay(&postgres, Duration::from_secs(3));
+    owe_some(&spool, 4).await;
+    let server = server(0).await;
+    let rig = Rig::on(spool, vec![target("ehr", &server.url, 1)], &[]);
+    eventually("it begins", async || server.waiting.load(SeqCst) == 1).await;
+    let own = postgres.sql("SELECT id FROM suki_relay.relay");
+    let other = relay(&postgres, Duration::from_mins(10));
+    eventually("another takes all over", async || {
+        let lapse = "UPDATE suki_relay.relay SET alive_until = 0 WHERE id =";
+        postgres.sql(&format!("{lapse} {own}"));
+        claims(&other).await == 4
+    })
+    .await;
+    let renewed = || {
+        let alive = "SELECT alive_until FROM suki_relay.relay WHERE id =";
+        postgres.sql(&format!("{alive} {own}"))
+    };
+    for _ in 0..2 {
+        let before = renewed();
+        eventually("its lease is renewed", async || renewed() != before).await;
+    }
+    owe(&rig.spool, "new", &["ehr"]).await;
+    server.gate.add_permits(10);
+    eventually("the new one arrives", async || {
+        rig.delivered("ehr").await == 1
+    })
+    .await;
+    assert_eq!(server.received().len(), 2);
+}

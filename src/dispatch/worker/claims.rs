@@ -5,6 +5,19 @@ use tokio::time::Instant;
 use super::{READ_PAUSE, TargetWorker};
 
 impl TargetWorker {
+    /// What waits from another era of the spool may have been taken over: none of it is begun.
+    pub fn keep_to_the_era(&mut self) {
+        let era = self.house.spool.era();
+        if era.is_some() && era == self.era {
+            return;
+        }
+        self.era = era;
+        if !self.window.is_empty() {
+            self.give_up();
+            self.look_at = Instant::now();
+        }
+    }
+
     /// Lets go of what waits here: another relay may have it.
     pub fn give_up(&mut self) {
         self.given_up.append(&mut self.window.clear());

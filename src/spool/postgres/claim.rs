@@ -142,7 +142,7 @@ impl Postgres {
         since: Option<Timestamp>,
         wanted: &Wanted,
     ) -> Result<DuePage, ReadError> {
-        if !self.shared.lease.is_held() {
+        if self.shared.lease.era().is_none() {
             return Err(ReadError::new(
                 "the server has not heard of this relay for longer than `spool.postgres.lease`",
             ));
