@@ -52,6 +52,12 @@ impl Engine {
         Ok(Self::Postgres(server, Some(Arc::new(fallback))))
     }
 
+    /// Of a server, to be read alone.
+    pub fn observe(options: &PostgresOptions, metrics: Metrics) -> Result<Self, OpenError> {
+        let server = Postgres::observe(options, metrics)?;
+        Ok(Self::Postgres(Arc::new(server), None))
+    }
+
     pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
         match self {
             Self::Disk(disk) => disk.accept(submission).await,

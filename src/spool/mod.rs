@@ -245,6 +245,13 @@ impl Spool {
         Ok(Self::kept_by(engine, Ring::none()))
     }
 
+    /// Opens the spool that relays share, beside them and to read it alone: nothing is made that is not there,
+    /// nothing leaves by age, and no order is taken. Blocks on the server.
+    pub fn observe(options: &PostgresOptions, metrics: Metrics) -> Result<Self, OpenError> {
+        let engine = Engine::observe(options, metrics)?;
+        Ok(Self::kept_by(engine, Ring::none()))
+    }
+
     /// Whether [`Spool::connect`] would open it; changes nothing. Blocks on the server.
     pub fn inspect(options: &PostgresOptions) -> Result<(), OpenError> {
         postgres::Postgres::inspect(options)
@@ -381,4 +388,4 @@ impl fmt::Debug for Spool {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

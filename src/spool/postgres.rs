@@ -104,29 +104,9 @@ impl Postgres {
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let runtime = runtime()?;
-        let handle = runtime.handle().clone();
-        let address = address(options, handle.clone())?;
-        let shared = Arc::new(Shared {
-            runtime: handle.clone(),
-            options: options.clone(),
-            away: AtomicBool::new(false),
-            queue: Queue::default(),
-            wakes: Wakes::default(),
-            alarm: Alarm::new(on_fatal),
-            names: Names::default(),
-            lease: Lease::new(options.lease),
-            readers: Readers::new(address.clone(), options.connections - OTHERS),
-            announcements: Announcements::default(),
-            gauges_stale: Notify::new(),
-            metrics,
-            address,
-        });
-        let mut postgres = Self {
-            shared: shared.clone(),
-            writer: None,
-            runtime: Some(runtime),
-        };
+        let mut postgres = Self::idle(options, metrics, on_fatal)?;
+        let shared = postgres.shared.clone();
+        let handle = shared.runtime.clone();
         let session = on(&handle, {
             let shared = shared.clone();
             async move { connect(&shared).await }
@@ -143,6 +123,49 @@ impl Postgres {
         handle.spawn(upkeep::keep(shared));
         postgres.writer = Some(postgres.start_writer(session)?);
         Ok(postgres)
+    }
+
+    /// Connects to the spool that is there, to read it beside the relays that share it: nothing is made,
+    /// claimed, kept or dropped. Blocks on the server.
+    pub fn observe(options: &PostgresOptions, metrics: Metrics) -> Result<Self, OpenError> {
+        let postgres = Self::idle(options, metrics, drop)?;
+        postgres.shared.queue.close();
+        let (address, options) = (postgres.shared.address.clone(), options.clone());
+        on(&postgres.shared.runtime, async move {
+            inspect::observe(&address, &options).await
+        })??;
+        Ok(postgres)
+    }
+
+    /// With nobody at work yet.
+    fn idle(
+        options: &PostgresOptions,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let address = address(options, handle.clone())?;
+        let shared = Arc::new(Shared {
+            runtime: handle,
+            options: options.clone(),
+            away: AtomicBool::new(false),
+            queue: Queue::default(),
+            wakes: Wakes::default(),
+            alarm: Alarm::new(on_fatal),
+            names: Names::default(),
+            lease: Lease::new(options.lease),
+            readers: Readers::new(address.clone(), options.connections - OTHERS),
+            announcements: Announcements::default(),
+            gauges_stale: Notify::new(),
+            metrics,
+            address,
+        });
+        Ok(Self {
+            shared,
+            writer: None,
+            runtime: Some(runtime),
+        })
     }
 
     /// Looks at the server as a start does; makes nothing.

@@ -2,21 +2,13 @@
 
 use super::*;
 use crate::spool::PostgresOptions;
-
-#[path = "../../../tests/it/harness/postgres.rs"]
-mod postgres;
+use crate::spool::tests::{at, server as postgres};
 
 /// A relay's spool on this server.
 fn relay(server: &postgres::Postgres, lease: Duration) -> Spool {
     let options = PostgresOptions {
-        url: Secret::from_text(server.url().into()).unwrap(),
-        schema: "suki_relay".into(),
-        connections: 4,
-        tls: None,
-        statement_timeout: Duration::from_secs(10),
         lease,
-        keep_delivered: Duration::from_hours(72),
-        fallback: None,
+        ..at(server)
     };
     let metrics = spool::Metrics::new(&Registry::new()).unwrap();
     Spool::connect(&options, metrics, |fatal| panic!("{fatal}")).unwrap()
