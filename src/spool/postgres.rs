@@ -15,7 +15,8 @@
 //! notifications are refused and settlements wait.
 //!
 //! [`Postgres`] owns a thread that writes and a runtime of one thread for its connections, the attendant
-//! and the upkeep. Dropping it lets the writer finish what waits, once, and gives back its claims.
+//! and the upkeep; a panic in any of them ends the process. Dropping it lets the writer finish what waits, once,
+//! and gives back its claims. One that observes has connections alone.
 
 mod attendant;
 mod audit;
@@ -37,6 +38,9 @@ mod show;
 mod transaction;
 mod upkeep;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -119,8 +123,8 @@ impl Postgres {
             }
             session => Some(session?),
         };
-        handle.spawn(attendant::attend(shared.clone()));
-        handle.spawn(upkeep::keep(shared));
+        shared.employ(attendant::attend(shared.clone()));
+        shared.employ(upkeep::keep(shared.clone()));
         postgres.writer = Some(postgres.start_writer(session)?);
         Ok(postgres)
     }
@@ -239,8 +243,7 @@ impl Postgres {
         let writer = thread.spawn(move || {
             let mut writer = Writer::new(&shared, session);
             if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-                shared.queue.abandon();
-                shared.alarm.sound(Fatal::panicked());
+                shared.give_way();
             }
         });
         writer.map_err(|error| failure(&error))
@@ -263,6 +266,22 @@ impl Drop for Postgres {
 }
 
 impl Shared {
+    /// Sets somebody to work for as long as the runtime lasts: without them the spool cannot go on.
+    fn employ(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let (shared, work) = (self.clone(), self.runtime.spawn(work));
+        self.runtime.spawn(async move {
+            if work.await.is_err_and(|error| error.is_panic()) {
+                shared.give_way();
+            }
+        });
+    }
+
+    /// Somebody has panicked.
+    fn give_way(&self) {
+        self.queue.abandon();
+        self.alarm.sound(Fatal::panicked());
+    }
+
     /// What becomes of what comes while the server is away.
     const fn meanwhile(&self) -> &'static str {
         if self.options.fallback.is_some() {
