@@ -25,13 +25,29 @@ async fn settled() -> TempDir {
 }
 
 /// Overwrites these pages, the first of which is number 1.
-fn damage(folder: &Path, pages: &[usize]) {
+pub(super) fn damage(folder: &Path, pages: &[usize]) {
     let file = folder.join("spool.db");
     let mut bytes = fs::read(&file).expect("reads");
     for page in pages {
         bytes[(page - 1) * PAGE..page * PAGE].fill(0xa5);
     }
     fs::write(&file, bytes).expect("writes");
+}
+
+/// The pages that hold the rows of a table, or of an index, in order; of a folder that nobody has open.
+pub(super) fn leaves(folder: &Path, table: &str) -> Vec<usize> {
+    let rows = Connection::open(folder.join("spool.db")).expect("opens");
+    let sql = "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path";
+    let mut find = rows.prepare(sql).expect("SQL");
+    let pages = find.query_map([table], |row| row.get::<_, u32>(0));
+    let number = |page| usize::try_from(page).expect("small");
+    let pages = pages.expect("reads").map(|page| page.map(number));
+    pages.collect::<Result<_, _>>().expect("numbers")
+}
+
+/// Whoever had it open has let go of it.
+pub(super) async fn closed(folder: &Path) {
+    within_a_minute(async || Folder::open(folder).is_ok()).await;
 }
 
 /// What became of a relay that met the damage.
@@ -146,8 +162,7 @@ async fn a_delivery_whose_row_is_damaged_is_in_nobodys_way() {
         assert_eq!(kept, Ok(Kept::Now));
     }
     drop(spool);
-    let rows = within_a_minute(async || Folder::open(folder.path()).is_ok());
-    rows.await;
+    closed(folder.path()).await;
     let rows = Connection::open(folder.path().join("spool.db")).expect("opens");
     let harm = "UPDATE delivery SET attempts = -1 WHERE seq = 1;
         UPDATE delivery SET replayed_after = -1 WHERE seq = 2;";
@@ -172,4 +187,22 @@ async fn a_delivery_whose_row_is_damaged_is_in_nobodys_way() {
     assert_eq!(page.deliveries.len(), 1);
     let undone = Err(oneshot::error::TryRecvError::Empty);
     assert_eq!(waits.try_recv(), undone);
+}
+
+/// Its delivery is there, and the notification is not.
+#[tokio::test]
+async fn a_delivery_whose_notification_is_gone_refuses_no_other() {
+    let House { spool, folder, .. } = house();
+    for body in ["first", "second"] {
+        let kept = spool.accept(submission(body, &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+    let due = due(&spool, "ehr").await;
+    let rows = Connection::open(folder.path().join("spool.db")).expect("opens");
+    rows.execute_batch("DELETE FROM notification WHERE seq = 1")
+        .expect("writes");
+    let _waits = spool.settle(settlement(&due[0].key, Settled::Delivered));
+    let kept = spool.accept(submission("third", &["ehr"])).await;
+    assert_eq!(kept, Ok(Kept::Now));
+    settle(&spool, &due[1].key, Settled::Delivered).await;
 }
