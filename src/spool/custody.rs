@@ -250,6 +250,11 @@ pub enum CustodyError {
          then give the new count"
     )]
     Changed { done: u64, matched: u64 },
+    #[error(
+        "a record that it would change is damaged, and nothing of that commit is done; the relay's log names it: \
+         leave it out, by the `ids` of the others"
+    )]
+    Damaged,
     /// Another may be at it.
     #[error(
         "{done} are done, then: {cause}. Do not give it again: the relay goes on with it as soon as it can, \

@@ -57,7 +57,9 @@ impl From<ReadError> for Refusal {
 impl From<CustodyError> for Refusal {
     fn from(error: CustodyError) -> Self {
         let status = match error {
-            CustodyError::Count { .. } | CustodyError::Changed { .. } => StatusCode::CONFLICT,
+            CustodyError::Count { .. } | CustodyError::Changed { .. } | CustodyError::Damaged => {
+                StatusCode::CONFLICT
+            }
             CustodyError::State | CustodyError::TooMany { .. } => StatusCode::BAD_REQUEST,
             CustodyError::Full => StatusCode::INSUFFICIENT_STORAGE,
             CustodyError::Read(_)

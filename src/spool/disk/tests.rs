@@ -2,6 +2,7 @@
 
 mod custody;
 mod damage;
+mod orders;
 mod sealed;
 
 use std::fs;

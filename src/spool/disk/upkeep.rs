@@ -217,7 +217,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Nothing was written: what could not be read is no reason to end.
-    fn undo_read(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
+    pub(super) fn undo_read(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
         self.books.strike();
         let undone = self.rows.rollback();
         undone.map_err(|_| Fatal::new(Op::Commit, error))

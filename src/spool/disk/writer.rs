@@ -50,6 +50,8 @@ pub(super) struct Writer<'c> {
     pub(super) told_of_damage: bool,
     /// The settlement that is being written, of the batch's.
     settling: Option<usize>,
+    /// The deed that is being done, of the order's.
+    pub(super) doing: Option<usize>,
     /// What can never be written.
     unsettled: Vec<Settle>,
     pub(super) answers: Vec<Result<Kept, AcceptError>>,
@@ -81,6 +83,7 @@ impl<'c> Writer<'c> {
             damaged: HashSet::new(),
             told_of_damage: false,
             settling: None,
+            doing: None,
             unsettled: Vec::new(),
             answers: Vec::new(),
             places: Vec::new(),
