@@ -43,6 +43,8 @@ pub(super) struct Writer<'c> {
     /// False while the files have been moved or removed: nothing new is promised.
     pub(super) in_place: bool,
     pub(super) restart_after: Instant,
+    /// Nothing is dropped for its age before.
+    pub(super) drop_after: Instant,
     /// What is past its time is so by this.
     age: Age,
     /// Settled ones that cannot leave: their pages are damaged.
@@ -79,6 +81,7 @@ impl<'c> Writer<'c> {
             wal_bytes: 0,
             in_place: true,
             restart_after: Instant::now(),
+            drop_after: Instant::now(),
             age: Age::begin(),
             damaged: HashSet::new(),
             told_of_damage: false,

@@ -206,3 +206,20 @@ async fn a_delivery_whose_notification_is_gone_refuses_no_other() {
     assert_eq!(kept, Ok(Kept::Now));
     settle(&spool, &due[1].key, Settled::Delivered).await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_found_to_be_dropped_holds_up_nothing_else() {
+    let folder = settled().await;
+    closed(folder.path()).await;
+    damage(folder.path(), &leaves(folder.path(), "settled"));
+    let desk = Desk::in_folder(folder.path());
+    let mut writer = desk.writer();
+    let errors = || desk.shared.metrics.error_count(Op::Read);
+    let before = errors();
+    let past = NOW.plus(options(folder.path(), CAPACITY).keep_delivered * 2);
+    for _ in 0..2 {
+        let wait = writer.tidy(past, true).expect("no failed sync");
+        assert_eq!(wait, writer::TICK);
+    }
+    assert_eq!(errors(), before + 1, "it is not looked for each time");
+}
