@@ -223,3 +223,20 @@ async fn what_cannot_be_found_to_be_dropped_holds_up_nothing_else() {
     }
     assert_eq!(errors(), before + 1, "it is not looked for each time");
 }
+
+#[tokio::test]
+async fn a_damaged_row_hides_the_oldest_of_no_other_target() {
+    let House { spool, folder, .. } = house();
+    for n in 0..100 {
+        let kept = spool.accept(submission(n.to_string(), &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+    let kept = spool.accept(submission("last", &["audit"])).await;
+    assert_eq!(kept, Ok(Kept::Now));
+    drop(spool);
+    closed(folder.path()).await;
+    damage(folder.path(), &leaves(folder.path(), "notification")[..1]);
+    let (_spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
+    let oldest = metrics.target(&name("audit")).oldest_pending;
+    eventually(move || oldest.get() > 0.0).await;
+}
