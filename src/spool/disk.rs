@@ -416,8 +416,10 @@ impl Limits {
                 "`spool.disk.path` is on {doubt}; what is answered 200 is as safe as that: put it on a disk"
             );
         }
-        let beside = self.wal_bytes_max + options.unverified_capacity_bytes;
-        let needed_bytes = self.capacity_bytes.saturating_add(beside);
+        let beside = [self.wal_bytes_max, options.unverified_capacity_bytes];
+        let needed_bytes = beside
+            .into_iter()
+            .fold(self.capacity_bytes, u64::saturating_add);
         if needed_bytes > volume.bytes {
             tracing::warn!(
                 volume_bytes = volume.bytes,
