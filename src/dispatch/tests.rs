@@ -324,6 +324,24 @@ async fn a_dead_and_a_silent_target_do_not_hold_back_another() {
     assert_eq!(rig.counts("dead").await.pending, 50);
 }
 
+/// More of them than a target may have in hand.
+#[tokio::test]
+async fn deliveries_that_can_neither_be_made_nor_settled_are_in_nobodys_way() {
+    let server = server(1000).await;
+    let mut rig = Rig::start(vec![], 300, &["ehr"]).await;
+    let file = rig._folder.path().join("spool.db");
+    let rows = rusqlite::Connection::open(file).unwrap();
+    let harm = "UPDATE delivery SET attempts = -1";
+    rows.execute_batch(harm).unwrap();
+    drop(rows);
+    owe(&rig.spool, "sound", &["ehr"]).await;
+    rig.reload(vec![target("ehr", &server.url, 4)]);
+    eventually("it arrives", async || rig.delivered("ehr").await == 1).await;
+    owe(&rig.spool, "sound as well", &["ehr"]).await;
+    eventually("it arrives", async || rig.delivered("ehr").await == 2).await;
+    assert_eq!(server.received().len(), 2);
+}
+
 #[tokio::test]
 async fn attempts_in_flight_never_exceed_the_maximum() {
     let server = server(0).await;

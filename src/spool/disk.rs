@@ -83,7 +83,7 @@ use self::folder::{Folder, Role};
 use self::queue::Queue;
 use self::read::{READERS, Readers};
 use self::seal::Seal;
-use self::signals::{Alarm, Bell, Pulse, Reopened};
+use self::signals::{Alarm, Aside, Bell, Pulse, Reopened};
 use self::wakes::Wakes;
 use self::witness::Witness;
 use self::writer::Writer;
@@ -120,6 +120,7 @@ struct Shared {
     writers_turn: AtomicBool,
     alarm: Alarm,
     reopened: Reopened,
+    aside: Aside,
     ballast: Ballast,
     witness: Witness,
     metrics: Metrics,
@@ -209,6 +210,7 @@ impl Disk {
         now: Timestamp,
         wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
+        let wanted = self.shared.aside.beside(target, wanted);
         let target = target.clone();
         let page = self.read(move |reader| reader.due(&target, now, &wanted));
         self.count_unreadable(page.await)
@@ -221,6 +223,7 @@ impl Disk {
         now: Timestamp,
         wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
+        let wanted = self.shared.aside.beside(target, wanted);
         let target = target.clone();
         let page = self.read(move |reader| reader.fresh(&target, since, now, &wanted));
         self.count_unreadable(page.await)
@@ -373,6 +376,7 @@ impl Shared {
             writers_turn: AtomicBool::new(false),
             alarm: Alarm::new(on_fatal),
             reopened: Reopened::default(),
+            aside: Aside::default(),
             ballast,
             witness,
             metrics,
@@ -416,8 +420,10 @@ impl Limits {
                 "`spool.disk.path` is on {doubt}; what is answered 200 is as safe as that: put it on a disk"
             );
         }
-        let beside = self.wal_bytes_max + options.unverified_capacity_bytes;
-        let needed_bytes = self.capacity_bytes.saturating_add(beside);
+        let beside = [self.wal_bytes_max, options.unverified_capacity_bytes];
+        let needed_bytes = beside
+            .into_iter()
+            .fold(self.capacity_bytes, u64::saturating_add);
         if needed_bytes > volume.bytes {
             tracing::warn!(
                 volume_bytes = volume.bytes,

@@ -23,6 +23,12 @@ pub enum OpenError {
     },
     #[error("spool {path}: not a spool of suki-relay; nothing was changed")]
     Foreign { path: PathBuf },
+    #[error(
+        "spool {path}: `spool.db` is gone, and its log `spool.db-wal` is not: part of what was promised is in each. \
+         Bring `spool.db` back; if it cannot be, move the log aside to start with an empty spool. Nothing was \
+         changed"
+    )]
+    Headless { path: PathBuf },
     #[error("spool {path}: {fault}; nothing was changed")]
     Keys { path: PathBuf, fault: KeyFault },
     #[error("spool.postgres: {what}")]

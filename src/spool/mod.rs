@@ -277,8 +277,9 @@ impl Spool {
         self.engine.accept(submission).await
     }
 
-    /// Records what an attempt did. The receiver resolves once that is on stable storage, and fails
-    /// if the spool ends before. A settlement of a delivery that is not pending changes nothing.
+    /// Records what an attempt did. The receiver resolves once that is on stable storage, or can never be, for
+    /// the delivery's record is damaged: it is not handed out again before the next start. It fails if the spool
+    /// ends before. A settlement of a delivery that is not pending changes nothing.
     ///
     /// As many may wait as attempts are in flight: the caller bounds them.
     pub fn settle(&self, settlement: Settlement) -> oneshot::Receiver<()> {

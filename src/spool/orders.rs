@@ -79,6 +79,8 @@ pub(super) enum Owing {
 #[derive(Default)]
 pub(super) struct Stage {
     pub deeds: Vec<Deed>,
+    /// Notifications beside those, of which it cannot be read what is to be done.
+    pub unreadable: u64,
     /// Where the next stage begins; `None` if this is the last.
     pub next: Option<i64>,
 }

@@ -116,28 +116,28 @@ impl TargetWorker {
 
     /// Deliveries whose records cannot be read: they stay pending, and out of the way of the others.
     pub fn postpone(&mut self, unreadable: Vec<DeliveryKey>) {
-        let Some(first) = unreadable.first() else {
+        let hold = |key: &DeliveryKey| self.window.hold(key.sequence);
+        let held: Vec<_> = unreadable.into_iter().filter(hold).collect();
+        let Some(first) = held.first() else {
             return;
         };
         tracing::error!(
             target = %self.name,
-            count = unreadable.len(),
+            count = held.len(),
             first_sequence = first.sequence,
             "records cannot be read, or are not what was received; their deliveries wait, and are tried \
              again every 5 minutes. Look at the volume"
         );
         let at = Timestamp::now();
         let due_at = at.plus(UNREADABLE_PAUSE);
-        for key in unreadable {
-            if self.window.hold(key.sequence) {
-                self.hand_over(Settlement {
-                    key,
-                    at,
-                    took: Duration::ZERO,
-                    outcome: "unreadable",
-                    result: Settled::Retry { due_at },
-                });
-            }
+        for key in held {
+            self.hand_over(Settlement {
+                key,
+                at,
+                took: Duration::ZERO,
+                outcome: "unreadable",
+                result: Settled::Retry { due_at },
+            });
         }
     }
 }

@@ -129,10 +129,7 @@ impl Ballast {
                     state.held_bytes = 0;
                     wanted /= 2;
                 }
-                Err(error) => {
-                    state.none = matches!(error, Errno::OPNOTSUPP | Errno::NOSYS);
-                    return false;
-                }
+                Err(error) => return state.refused(error),
             }
         }
         false
@@ -165,6 +162,14 @@ impl Ballast {
     }
 }
 
+impl State {
+    /// Not for want of room. True if that ended a shortage: without a ballast, none is known.
+    fn refused(&mut self, error: Errno) -> bool {
+        self.none = matches!(error, Errno::OPNOTSUPP | Errno::NOSYS);
+        self.none && std::mem::take(&mut self.short)
+    }
+}
+
 impl Volume {
     pub fn of(file: &File) -> io::Result<Self> {
         let told = fstatvfs(file)?;
@@ -177,5 +182,23 @@ impl Volume {
             available_bytes: told.f_bavail.saturating_mul(told.f_frsize),
             doubt: doubt.map(|(_, doubt)| *doubt),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_ends_where_no_room_can_be_reserved() {
+        let short = || State {
+            short: true,
+            ..State::default()
+        };
+        for (error, ends) in [(Errno::OPNOTSUPP, true), (Errno::IO, false)] {
+            let mut state = short();
+            assert_eq!(state.refused(error), ends, "{error}");
+            assert_eq!((state.none, state.short), (ends, !ends), "{error}");
+        }
     }
 }

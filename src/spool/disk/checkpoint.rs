@@ -10,7 +10,7 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB, OptionalExtension, Result as Sql};
 
 use super::Shared;
-use super::fault::{Fault, is_busy};
+use super::fault::{Fault, is_busy, is_damage};
 use super::ledger;
 use super::signals::Rung;
 use super::writer::TICK;
@@ -146,9 +146,15 @@ impl<'c> Checkpointer<'c> {
             let swept = self.swept.entry(target).or_insert(0);
             let from = (*swept).max(first - 1);
             let to = newest.min(from.saturating_add(SWEEP_MAX));
-            let oldest: Option<(i64, i64)> = find
-                .query_row([from, to, target], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
+            let oldest = find.query_row([from, to, target], |row| Ok((row.get(0)?, row.get(1)?)));
+            let oldest: Option<(i64, i64)> = match oldest.optional() {
+                // Its gauge stays as it is; the others move.
+                Err(error) if is_damage(&error) => {
+                    self.shared.metrics.error(Op::Read);
+                    continue;
+                }
+                oldest => oldest?,
+            };
             let gauge = self.shared.metrics.target(&name).oldest_pending;
             if let Some((seq, received_at)) = oldest {
                 *swept = seq - 1;

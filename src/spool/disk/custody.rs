@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use rusqlite::{Connection, Result as Sql};
 
 use super::Disk;
+use super::fault::is_damage;
 use super::read::Reader;
 use super::record::named;
 use super::select::Selector;
 use crate::name::Name;
+use crate::spool::metrics::Op;
 use crate::spool::orders::{Plan, Stage, Wanted};
 use crate::spool::{Filter, ReadError};
 
@@ -23,32 +25,46 @@ impl Disk {
         after: i64,
     ) -> Result<Stage, ReadError> {
         let (filter, plan) = (filter.clone(), plan.clone());
-        self.read(move |reader| reader.stage(&filter, &plan, after))
-            .await
+        let staged = self.read(move |reader| reader.stage(&filter, &plan, after));
+        let (stage, unreadable) = staged.await?;
+        for sequence in unreadable {
+            self.shared.metrics.error(Op::Read);
+            tracing::error!(
+                sequence,
+                "an operator's order passes over it: its record is damaged. Look at the volume"
+            );
+        }
+        Ok(stage)
     }
 }
 
 impl Reader {
-    fn stage(&mut self, filter: &Filter, plan: &Plan, after: i64) -> Sql<Stage> {
+    /// With what cannot be read.
+    fn stage(&mut self, filter: &Filter, plan: &Plan, after: i64) -> Sql<(Stage, Vec<i64>)> {
         let snapshot = self.connection.unchecked_transaction()?;
         let Some(selector) = Selector::resolve(&snapshot, &self.seal, filter)? else {
-            return Ok(Stage::default());
+            return Ok(Default::default());
         };
         let found = selector.step(&snapshot, after, NOTIFICATIONS_MAX)?;
         let mut stage = Stage {
             next: found.next,
             ..Stage::default()
         };
+        let mut unreadable = found.unreadable;
         for sequence in found.sequences {
             let names = &mut self.names;
             let targets = match plan.wants() {
-                Wanted::Nothing => Vec::new(),
-                Wanted::All => deliveries(&snapshot, names, sequence, None)?,
-                Wanted::Dead => deliveries(&snapshot, names, sequence, Some(&selector))?,
+                Wanted::Nothing => Ok(Vec::new()),
+                Wanted::All => deliveries(&snapshot, names, sequence, None),
+                Wanted::Dead => deliveries(&snapshot, names, sequence, Some(&selector)),
             };
-            stage.deeds.extend(plan.deeds(sequence, targets));
+            match targets {
+                Err(error) if is_damage(&error) => unreadable.push(sequence),
+                targets => stage.deeds.extend(plan.deeds(sequence, targets?)),
+            }
         }
-        Ok(stage)
+        stage.unreadable = unreadable.len() as u64;
+        Ok((stage, unreadable))
     }
 }
 

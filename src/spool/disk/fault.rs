@@ -38,11 +38,21 @@ pub(super) fn classify(error: &Error) -> Fault {
     }
 }
 
-/// Whether what was read is not what was written: a page is damaged, or a value on it.
+/// Whether what was read is not what was written: a page is damaged, gone, or on a sector that cannot be read;
+/// or a value or a row on it is. For what is read of one row: a file that all need is [`classify`]'s.
 pub(super) fn is_damage(error: &Error) -> bool {
     match error {
-        Error::SqliteFailure(failure, _) => failure.code == ErrorCode::DatabaseCorrupt,
-        Error::IntegralValueOutOfRange(..)
+        Error::SqliteFailure(failure, _) => {
+            failure.code == ErrorCode::DatabaseCorrupt
+                || matches!(
+                    failure.extended_code,
+                    ffi::SQLITE_IOERR_READ
+                        | ffi::SQLITE_IOERR_SHORT_READ
+                        | ffi::SQLITE_IOERR_CORRUPTFS
+                )
+        }
+        Error::QueryReturnedNoRows
+        | Error::IntegralValueOutOfRange(..)
         | Error::InvalidColumnType(..)
         | Error::FromSqlConversionFailure(..)
         | Error::Utf8Error(..) => true,
@@ -112,5 +122,26 @@ mod tests {
             let error = Error::SqliteFailure(ffi::Error::new(code), None);
             assert_eq!(classify(&error), expected, "{code}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_one_row_is_damage_and_what_cannot_be_synced_is_not() {
+        let cases = [
+            (ffi::SQLITE_CORRUPT, true),
+            (ffi::SQLITE_CORRUPT_INDEX, true),
+            (ffi::SQLITE_IOERR_READ, true),
+            (ffi::SQLITE_IOERR_SHORT_READ, true),
+            (ffi::SQLITE_IOERR_CORRUPTFS, true),
+            (ffi::SQLITE_IOERR_FSYNC, false),
+            (ffi::SQLITE_IOERR_WRITE, false),
+            (ffi::SQLITE_IOERR_SHMMAP, false),
+            (ffi::SQLITE_FULL, false),
+            (ffi::SQLITE_BUSY, false),
+        ];
+        for (code, expected) in cases {
+            let error = Error::SqliteFailure(ffi::Error::new(code), None);
+            assert_eq!(is_damage(&error), expected, "{code}");
+        }
+        assert!(is_damage(&Error::QueryReturnedNoRows));
     }
 }

@@ -56,6 +56,10 @@ impl Folder {
         check_header(path)?;
         let lock = lock(path)?;
         if !path.join(DATABASE).exists() {
+            // SQLite would read it into the new database, or throw it away.
+            if path.join(LOG).exists() {
+                return Err(OpenError::Headless { path: path.into() });
+            }
             make_database(path)?;
         }
         Ok(Self {

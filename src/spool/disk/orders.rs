@@ -1,21 +1,25 @@
 //! How the writer carries an operator's order out: in a commit of its own. What deeds do is in
 //! `spool/orders.rs`.
+//!
+//! A deed to what is damaged is left out, and the others are done; of an order for all or none, nothing is.
 
 use rusqlite::Result as Sql;
 
 use super::delivery::Row;
-use super::fault::Fault;
+use super::fault::{Fault, is_damage};
 use super::ledger::Step;
 use super::rows::{Change, Held};
+use super::upkeep::DAMAGED_MAX;
 use super::writer::Writer;
 use crate::clock::Timestamp;
-use crate::spool::orders::{Desk, Order};
+use crate::spool::metrics::Op;
+use crate::spool::orders::{Deed, Desk, Order};
 use crate::spool::{CustodyError, DeliveryKey, DeliveryState, Fatal, Reason};
 
 impl Writer<'_> {
-    pub(super) fn carry_out(&mut self, order: Order) -> Result<(), Fatal> {
+    pub(super) fn carry_out(&mut self, mut order: Order) -> Result<(), Fatal> {
         self.shared.pulse.begin();
-        let done = match self.transact_order(&order) {
+        let done = match self.transact_sound(&mut order) {
             Ok(Some(done)) => {
                 self.close_books();
                 Ok(done)
@@ -24,6 +28,10 @@ impl Writer<'_> {
                 done: 0,
                 matched: order.deeds.len() as u64,
             }),
+            Err(error) if self.doing.take().is_some() && is_damage(&error) => {
+                self.undo_read(&error)?;
+                Err(CustodyError::Damaged)
+            }
             Err(error) => Err(match self.undo(&error)? {
                 Fault::Full => CustodyError::Full,
                 _ => CustodyError::Failed,
@@ -36,14 +44,52 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Begins anew without each deed that meets damage.
+    fn transact_sound(&mut self, order: &mut Order) -> Sql<Option<u64>> {
+        let mut left_out = 0;
+        loop {
+            let done = self.transact_order(order);
+            let (Err(error), Some(n)) = (&done, self.doing) else {
+                return done;
+            };
+            if !is_damage(error) {
+                return done;
+            }
+            self.tell_of_deed(&order.deeds[n]);
+            if order.all_or_none || left_out >= DAMAGED_MAX {
+                return done;
+            }
+            left_out += 1;
+            order.deeds.remove(n);
+            self.books.strike();
+            self.rows.rollback()?;
+        }
+    }
+
+    fn tell_of_deed(&self, deed: &Deed) {
+        self.shared.metrics.error(Op::Read);
+        let target = match deed.targets() {
+            [target] => Some(tracing::field::display(target)),
+            _ => None,
+        };
+        tracing::error!(
+            sequence = deed.sequence(),
+            target,
+            "an operator's order cannot change it: its record is damaged. Look at the volume"
+        );
+    }
+
     /// `None`: it was for all or none, and not all can be done.
     fn transact_order(&mut self, order: &Order) -> Sql<Option<u64>> {
+        self.doing = None;
         self.rows.begin()?;
         let by = self.books.name(&mut self.rows, &order.by)?;
         let mut done = 0;
-        for deed in &order.deeds {
+        for (n, deed) in order.deeds.iter().enumerate() {
+            self.doing = Some(n);
             done += u64::from(deed.carry_out(self, order.at, by)?);
         }
+        self.doing = None;
         if order.all_or_none && done < order.deeds.len() as u64 {
             self.books.strike();
             self.rows.rollback()?;

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use rusqlite::{Connection, Error, ErrorCode, Result as Sql, Row};
+use rusqlite::{Connection, Result as Sql, Row};
 
+use super::fault::is_damage;
 use super::read::name;
 use super::seal::Seal;
 use crate::clock::Timestamp;
@@ -35,7 +36,7 @@ pub(super) fn read(
     });
     let mut find = snapshot.prepare_cached(&FIND)?;
     match find.query_row([sequence], |row| record(snapshot, seal, names, row)) {
-        Err(error) if is_of_one_record(&error) => Ok(None),
+        Err(error) if is_damage(&error) => Ok(None),
         read => read,
     }
 }
@@ -75,19 +76,4 @@ pub(super) fn named(snapshot: &Connection, names: &mut HashMap<i64, Name>, id: i
     let found = find.query_row([id], |row| name(row, 0))?;
     names.insert(id, found.clone());
     Ok(found)
-}
-
-/// A page or a row of it is damaged, gone, or on a sector that cannot be read.
-fn is_of_one_record(error: &Error) -> bool {
-    match error {
-        Error::QueryReturnedNoRows
-        | Error::FromSqlConversionFailure(..)
-        | Error::IntegralValueOutOfRange(..)
-        | Error::InvalidColumnType(..)
-        | Error::Utf8Error(..) => true,
-        other => matches!(
-            other.sqlite_error_code(),
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::SystemIoFailure)
-        ),
-    }
 }

@@ -2,11 +2,15 @@
 //!
 //! Dead letters and quarantine have an index each; what else is asked for is looked for row by row. One
 //! step looks at [`LOOKED_AT_MAX`] candidates, so each is a short transaction, whatever it finds.
+//!
+//! A row that cannot be read hides no other: where one is met, an index alone says which there are, and each is
+//! looked at apart. A damaged page of that index is nobody's to step over.
 
 use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Result as Sql, named_params};
 
+use super::fault::is_damage;
 use super::seal::Seal;
 use crate::notification::Id;
 use crate::spool::{Filter, Reason, State};
@@ -31,6 +35,8 @@ pub(super) struct Selector {
 pub(super) struct Stretch {
     /// In order of acceptance.
     pub sequences: Vec<i64>,
+    /// Whether these match cannot be read.
+    pub unreadable: Vec<i64>,
     /// Where the next step begins; `None` if nothing is left to look at.
     pub next: Option<i64>,
 }
@@ -72,15 +78,38 @@ impl Selector {
         if let Some(sequences) = &self.sequences {
             return self.step_through(connection, sequences, after, limit);
         }
+        match self.step_at_once(connection, after, limit) {
+            Err(error) if is_damage(&error) => self.step_apart(connection, after, limit),
+            step => step,
+        }
+    }
+
+    fn step_at_once(&self, connection: &Connection, after: i64, limit: usize) -> Sql<Stretch> {
         let mut step = Stretch {
             next: self.end_of_step(connection, after)?,
-            sequences: Vec::new(),
+            ..Stretch::default()
         };
         let until = step.next.unwrap_or(i64::MAX);
         step.sequences = self.matching(connection, after, until, limit)?;
         if step.sequences.len() == limit {
             step.next = step.sequences.last().copied();
         }
+        Ok(step)
+    }
+
+    /// By an index and, row by row, the table.
+    fn step_apart(&self, connection: &Connection, after: i64, limit: usize) -> Sql<Stretch> {
+        let Candidates {
+            index, key, among, ..
+        } = self.candidates();
+        let mut find = connection.prepare_cached(&format!(
+            "SELECT DISTINCT {key} FROM {index} WHERE {among} AND {key} > ?1 ORDER BY {key} LIMIT ?2"
+        ))?;
+        let sequences = find.query_map([after, LOOKED_AT_MAX], |row| row.get(0))?;
+        let sequences: Vec<i64> = sequences.collect::<Sql<_>>()?;
+        let mut step = self.step_through(connection, &sequences, after, limit)?;
+        // Whether there are more is for the next step to find out.
+        step.next = step.next.or(sequences.last().copied());
         Ok(step)
     }
 
@@ -92,13 +121,17 @@ impl Selector {
         limit: usize,
     ) -> Sql<Stretch> {
         let mut step = Stretch::default();
+        let mut last = None;
         for sequence in sequences.iter().copied().filter(|one| *one > after) {
-            if step.sequences.len() == limit {
-                step.next = step.sequences.last().copied();
+            if step.sequences.len() + step.unreadable.len() == limit {
+                step.next = last;
                 break;
             }
-            step.sequences
-                .extend(self.matching(connection, sequence - 1, sequence, 1)?);
+            match self.matching(connection, sequence - 1, sequence, 1) {
+                Err(error) if is_damage(&error) => step.unreadable.push(sequence),
+                matching => step.sequences.extend(matching?),
+            }
+            last = Some(sequence);
         }
         Ok(step)
     }
@@ -163,7 +196,9 @@ impl Selector {
 /// Where to look, as parts of a statement.
 pub(in crate::spool) struct Candidates {
     pub from: &'static str,
-    /// The same, without the name of an index.
+    /// An index that has every candidate, alone.
+    pub index: &'static str,
+    /// The same as `from`, without the name of an index.
     pub plain: &'static str,
     pub key: &'static str,
     /// What every candidate is; an index holds just these.
@@ -188,6 +223,7 @@ impl Candidates {
 
 const DEAD_LETTERS: Candidates = Candidates {
     from: "delivery AS d INDEXED BY dead CROSS JOIN notification AS n ON n.seq = d.seq",
+    index: "delivery AS d INDEXED BY dead",
     plain: "delivery AS d JOIN notification AS n ON n.seq = d.seq",
     key: "d.seq",
     among: "d.state = 2",
@@ -197,6 +233,7 @@ const DEAD_LETTERS: Candidates = Candidates {
 
 const ALL: Candidates = Candidates {
     from: "notification AS n",
+    index: "notification AS n INDEXED BY mark",
     plain: "notification AS n",
     key: "n.seq",
     among: "TRUE",
@@ -206,6 +243,7 @@ const ALL: Candidates = Candidates {
 
 const QUARANTINED: Candidates = Candidates {
     from: "notification AS n INDEXED BY quarantined",
+    index: "notification AS n INDEXED BY quarantined",
     among: "n.quarantine IS NOT NULL",
     ..ALL
 };

@@ -1,10 +1,12 @@
 //! What the threads of the spool tell each other and the outside.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::spool::Fatal;
+use crate::name::Name;
+use crate::spool::{DeliveryKey, Fatal, Wanted};
 
 /// Since when the writer has been at the disk.
 pub(super) struct Pulse {
@@ -32,6 +34,11 @@ pub(super) enum Rung {
 /// The oldest notification that was owed to nobody, or not to this target, and is again.
 #[derive(Default)]
 pub(super) struct Reopened(Mutex<Option<i64>>);
+
+/// Deliveries by target that cannot be settled, for their rows are damaged. They are not handed out before the
+/// next start: their attempts would never end.
+#[derive(Default)]
+pub(super) struct Aside(Mutex<HashMap<Name, HashSet<i64>>>);
 
 /// Tells the outside, once, that the spool cannot go on.
 pub(in crate::spool) struct Alarm(Mutex<Option<OnFatal>>);
@@ -104,6 +111,30 @@ impl Reopened {
 
     pub fn take(&self) -> Option<i64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Aside {
+    /// False if that would be more than `max`.
+    pub fn put(&self, key: &DeliveryKey, max: usize) -> bool {
+        let mut aside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = aside.values().map(HashSet::len).sum::<usize>();
+        let of_target = aside.entry(key.target.clone()).or_default();
+        if there >= max && !of_target.contains(&key.sequence) {
+            return false;
+        }
+        of_target.insert(key.sequence);
+        true
+    }
+
+    /// The same beside them: looked at, and not handed out.
+    pub fn beside(&self, target: &Name, mut wanted: Wanted) -> Wanted {
+        let aside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_target) = aside.get(target) {
+            wanted.limit = wanted.limit.saturating_add(of_target.len());
+            wanted.held.extend(of_target);
+        }
+        wanted
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod custody;
 mod damage;
+mod orders;
 mod sealed;
 
 use std::fs;
@@ -67,6 +68,36 @@ async fn a_second_process_finds_the_folder_locked() {
     assert!(matches!(second, Err(OpenError::Locked { .. })));
     drop(spool);
     assert!(open(folder.path(), CAPACITY).is_ok());
+}
+
+/// What it holds may be of another database, and SQLite would read it into a new one.
+#[tokio::test]
+async fn a_log_without_its_database_is_refused_untouched() {
+    let House { spool, folder, .. } = house();
+    spool.accept(submission("a", &["ehr"])).await.expect("room");
+    let after = copy_of(folder.path());
+    let [file, log] = ["spool.db", "spool.db-wal"].map(|file| after.path().join(file));
+    fs::remove_file(&file).expect("removed");
+    let before = fs::read(&log).expect("reads");
+    let refused = open(after.path(), CAPACITY).map(drop);
+    let refused = refused.expect_err("refused").to_string();
+    assert!(refused.contains("spool.db-wal"), "{refused}");
+    assert!(!file.exists());
+    assert_eq!(fs::read(&log).expect("reads"), before);
+}
+
+#[test]
+fn sizes_without_end_are_no_overflow() {
+    let options = Options {
+        unverified_capacity_bytes: u64::MAX,
+        ..options(Path::new("."), u64::MAX)
+    };
+    let volume = Volume {
+        bytes: 1 << 30,
+        available_bytes: 1 << 30,
+        doubt: None,
+    };
+    Limits::of(&options, volume.bytes).hold_against(volume, &options);
 }
 
 #[tokio::test]

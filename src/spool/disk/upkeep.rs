@@ -99,7 +99,11 @@ impl<'c> Writer<'c> {
     pub(super) fn tidy(&mut self, now: Timestamp, idle: bool) -> Result<Duration, Fatal> {
         let past = now.minus(self.limits.keep_delivered);
         self.shared.pulse.begin();
-        let dropped = self.drop_settled(past);
+        let dropped = if Instant::now() < self.drop_after {
+            Ok(0)
+        } else {
+            self.drop_settled(past)
+        };
         let wait = match dropped {
             Ok(dropped) => {
                 self.close_books();
@@ -115,7 +119,8 @@ impl<'c> Writer<'c> {
             Err(error) if is_damage(&error) => {
                 self.tell_of_damage();
                 self.undo_read(&error)?;
-                DAMAGE_PAUSE
+                self.drop_after = Instant::now() + DAMAGE_PAUSE;
+                TICK
             }
             Err(error) => {
                 self.undo(&error)?;
@@ -217,7 +222,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Nothing was written: what could not be read is no reason to end.
-    fn undo_read(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
+    pub(super) fn undo_read(&mut self, error: &rusqlite::Error) -> Result<(), Fatal> {
         self.books.strike();
         let undone = self.rows.rollback();
         undone.map_err(|_| Fatal::new(Op::Commit, error))

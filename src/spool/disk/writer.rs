@@ -13,7 +13,7 @@ use rusqlite::{Connection, Result as Sql};
 use super::books::{self, Books};
 use super::fault::{Fault, is_damage};
 use super::ledger::Step;
-use super::queue::{Batch, Settle, Taken};
+use super::queue::{Batch, Taken};
 use super::rows::{Change, Rows};
 use super::seal::Seal;
 use super::upkeep::DAMAGED_MAX;
@@ -43,6 +43,8 @@ pub(super) struct Writer<'c> {
     /// False while the files have been moved or removed: nothing new is promised.
     pub(super) in_place: bool,
     pub(super) restart_after: Instant,
+    /// Nothing is dropped for its age before.
+    pub(super) drop_after: Instant,
     /// What is past its time is so by this.
     age: Age,
     /// Settled ones that cannot leave: their pages are damaged.
@@ -50,8 +52,8 @@ pub(super) struct Writer<'c> {
     pub(super) told_of_damage: bool,
     /// The settlement that is being written, of the batch's.
     settling: Option<usize>,
-    /// What can never be written.
-    unsettled: Vec<Settle>,
+    /// The deed that is being done, of the order's.
+    pub(super) doing: Option<usize>,
     pub(super) answers: Vec<Result<Kept, AcceptError>>,
     pub(super) places: Vec<usize>,
 }
@@ -77,11 +79,12 @@ impl<'c> Writer<'c> {
             wal_bytes: 0,
             in_place: true,
             restart_after: Instant::now(),
+            drop_after: Instant::now(),
             age: Age::begin(),
             damaged: HashSet::new(),
             told_of_damage: false,
             settling: None,
-            unsettled: Vec::new(),
+            doing: None,
             answers: Vec::new(),
             places: Vec::new(),
         };
@@ -138,24 +141,24 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
-    /// A settlement of a delivery whose row is damaged is in the way of all others. Whoever waits for it waits
-    /// on, so that the delivery is not attempted again before the next start.
+    /// A settlement of a delivery whose row is damaged is in the way of all others. Nobody waits for it, and the
+    /// delivery is not handed out again before the next start.
     fn sets_aside(&mut self, batch: &mut Batch, error: &rusqlite::Error) -> bool {
         let Some(n) = self.settling.take() else {
             return false;
         };
-        if !is_damage(error) || self.unsettled.len() >= DAMAGED_MAX {
+        let key = &batch.settlements[n].settlement.key;
+        if !is_damage(error) || !self.shared.aside.put(key, DAMAGED_MAX) {
             return false;
         }
         self.shared.metrics.error(Op::Read);
-        let settle = batch.settlements.remove(n);
         tracing::error!(
-            sequence = settle.settlement.key.sequence,
-            target = %settle.settlement.key.target,
+            sequence = key.sequence,
+            target = %key.target,
             "a delivery's record is damaged: what came of it cannot be written, and it stays pending; the others \
              go on. Look at the volume"
         );
-        self.unsettled.push(settle);
+        let _ = batch.settlements.remove(n).done.send(());
         true
     }
 

@@ -51,6 +51,8 @@ struct Finder<'o> {
     filter: Filter,
     plan: Plan,
     found: VecDeque<Deed>,
+    /// Notifications met since this was asked for, of which it cannot be read what is to be done.
+    unreadable: u64,
     /// Where to look on; `None`: all has been looked at.
     next: Option<i64>,
 }
@@ -159,7 +161,7 @@ impl Office {
         let mut would = Done::default();
         while !finder.is_at_end() {
             let (deeds, _) = finder.part().await?;
-            would.matched += deeds.len() as u64;
+            would.matched += deeds.len() as u64 + std::mem::take(&mut finder.unreadable);
             would.done += self.addressed(deeds, reroute).await?.len() as u64;
         }
         Ok(would)
@@ -194,7 +196,7 @@ impl Office {
         let mut finder = self.finder(errand.filter.clone(), plan, errand.reached)?;
         while *kept || !finder.is_at_end() {
             let (deeds, reached) = finder.part().await?;
-            let matched = deeds.len() as u64;
+            let matched = deeds.len() as u64 + std::mem::take(&mut finder.unreadable);
             let deeds = self.addressed(deeds, reroute).await?;
             let from = std::mem::replace(&mut errand.reached, reached);
             errand.matched += matched;
@@ -281,6 +283,7 @@ impl Office {
             filter,
             plan,
             found: VecDeque::new(),
+            unreadable: 0,
             next: Some(after),
         })
     }
@@ -316,6 +319,7 @@ impl Finder<'_> {
             let stage = self.engine.find_stage(&self.filter, &self.plan, after);
             let stage = stage.await?;
             self.found.extend(stage.deeds);
+            self.unreadable += stage.unreadable;
             self.next = stage.next;
             reached = self.next.unwrap_or(i64::MAX);
         }

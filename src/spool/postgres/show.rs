@@ -163,6 +163,7 @@ impl Postgres {
         Ok(Stage {
             deeds: deeds.collect(),
             next: found.next,
+            ..Stage::default()
         })
     }
 }

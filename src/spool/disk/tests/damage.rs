@@ -25,13 +25,29 @@ async fn settled() -> TempDir {
 }
 
 /// Overwrites these pages, the first of which is number 1.
-fn damage(folder: &Path, pages: &[usize]) {
+pub(super) fn damage(folder: &Path, pages: &[usize]) {
     let file = folder.join("spool.db");
     let mut bytes = fs::read(&file).expect("reads");
     for page in pages {
         bytes[(page - 1) * PAGE..page * PAGE].fill(0xa5);
     }
     fs::write(&file, bytes).expect("writes");
+}
+
+/// The pages that hold the rows of a table, or of an index, in order; of a folder that nobody has open.
+pub(super) fn leaves(folder: &Path, table: &str) -> Vec<usize> {
+    let rows = Connection::open(folder.join("spool.db")).expect("opens");
+    let sql = "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path";
+    let mut find = rows.prepare(sql).expect("SQL");
+    let pages = find.query_map([table], |row| row.get::<_, u32>(0));
+    let number = |page| usize::try_from(page).expect("small");
+    let pages = pages.expect("reads").map(|page| page.map(number));
+    pages.collect::<Result<_, _>>().expect("numbers")
+}
+
+/// Whoever had it open has let go of it.
+pub(super) async fn closed(folder: &Path) {
+    within_a_minute(async || Folder::open(folder).is_ok()).await;
 }
 
 /// What became of a relay that met the damage.
@@ -146,8 +162,7 @@ async fn a_delivery_whose_row_is_damaged_is_in_nobodys_way() {
         assert_eq!(kept, Ok(Kept::Now));
     }
     drop(spool);
-    let rows = within_a_minute(async || Folder::open(folder.path()).is_ok());
-    rows.await;
+    closed(folder.path()).await;
     let rows = Connection::open(folder.path().join("spool.db")).expect("opens");
     let harm = "UPDATE delivery SET attempts = -1 WHERE seq = 1;
         UPDATE delivery SET replayed_after = -1 WHERE seq = 2;";
@@ -163,13 +178,72 @@ async fn a_delivery_whose_row_is_damaged_is_in_nobodys_way() {
     let [sound] = &page.deliveries[..] else {
         panic!("{} deliveries", page.deliveries.len());
     };
-    let mut waits = spool.settle(settlement(&page.unreadable[0], Settled::Delivered));
+    let aside = settle(&spool, &page.unreadable[0], Settled::Delivered);
+    let aside = tokio::time::timeout(Duration::from_mins(1), aside).await;
+    aside.expect("nobody waits for what cannot be");
     settle(&spool, &sound.key, Settled::Delivered).await;
     let kept = spool.accept(submission("fourth", &["ehr"])).await;
     assert_eq!(kept, Ok(Kept::Now));
     let page = spool.due(&name("ehr"), NOW, 10).await.expect("reads");
-    assert_eq!(sequences(&page.unreadable), [1, 2]);
+    assert_eq!(sequences(&page.unreadable), [2], "until the next start");
     assert_eq!(page.deliveries.len(), 1);
-    let undone = Err(oneshot::error::TryRecvError::Empty);
-    assert_eq!(waits.try_recv(), undone);
+    let counts = spool.counts().await.expect("reads");
+    assert_eq!(counts.targets[&name("ehr")].pending, 3);
+    drop(spool);
+    closed(folder.path()).await;
+    let (spool, _) = open(folder.path(), CAPACITY).expect("opens");
+    let page = spool.due(&name("ehr"), NOW, 10).await.expect("reads");
+    assert_eq!(sequences(&page.unreadable), [1, 2]);
+}
+
+/// Its delivery is there, and the notification is not.
+#[tokio::test]
+async fn a_delivery_whose_notification_is_gone_refuses_no_other() {
+    let House { spool, folder, .. } = house();
+    for body in ["first", "second"] {
+        let kept = spool.accept(submission(body, &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+    let due = due(&spool, "ehr").await;
+    let rows = Connection::open(folder.path().join("spool.db")).expect("opens");
+    rows.execute_batch("DELETE FROM notification WHERE seq = 1")
+        .expect("writes");
+    let _waits = spool.settle(settlement(&due[0].key, Settled::Delivered));
+    let kept = spool.accept(submission("third", &["ehr"])).await;
+    assert_eq!(kept, Ok(Kept::Now));
+    settle(&spool, &due[1].key, Settled::Delivered).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_found_to_be_dropped_holds_up_nothing_else() {
+    let folder = settled().await;
+    closed(folder.path()).await;
+    damage(folder.path(), &leaves(folder.path(), "settled"));
+    let desk = Desk::in_folder(folder.path());
+    let mut writer = desk.writer();
+    let errors = || desk.shared.metrics.error_count(Op::Read);
+    let before = errors();
+    let past = NOW.plus(options(folder.path(), CAPACITY).keep_delivered * 2);
+    for _ in 0..2 {
+        let wait = writer.tidy(past, true).expect("no failed sync");
+        assert_eq!(wait, writer::TICK);
+    }
+    assert_eq!(errors(), before + 1, "it is not looked for each time");
+}
+
+#[tokio::test]
+async fn a_damaged_row_hides_the_oldest_of_no_other_target() {
+    let House { spool, folder, .. } = house();
+    for n in 0..100 {
+        let kept = spool.accept(submission(n.to_string(), &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+    let kept = spool.accept(submission("last", &["audit"])).await;
+    assert_eq!(kept, Ok(Kept::Now));
+    drop(spool);
+    closed(folder.path()).await;
+    damage(folder.path(), &leaves(folder.path(), "notification")[..1]);
+    let (_spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
+    let oldest = metrics.target(&name("audit")).oldest_pending;
+    eventually(move || oldest.get() > 0.0).await;
 }
