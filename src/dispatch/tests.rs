@@ -92,7 +92,7 @@ struct Rig {
     dispatcher: Dispatcher,
     phase: watch::Sender<Phase>,
     registry: Registry,
-    _folder: Option<TempDir>,
+    folder: TempDir,
 }
 
 impl Rig {
@@ -103,7 +103,7 @@ impl Rig {
             owe(&spool, &format!("backlog {n}"), owed_to).await;
         }
         Self {
-            _folder: Some(folder),
+            folder,
             ..Self::on(spool, targets, owed_to)
         }
     }
@@ -123,7 +123,7 @@ impl Rig {
             dispatcher,
             phase,
             registry,
-            _folder: None,
+            folder: tempfile::tempdir().unwrap(),
         }
     }
 
@@ -329,7 +329,7 @@ async fn a_dead_and_a_silent_target_do_not_hold_back_another() {
 async fn deliveries_that_can_neither_be_made_nor_settled_are_in_nobodys_way() {
     let server = server(1000).await;
     let mut rig = Rig::start(vec![], 300, &["ehr"]).await;
-    let file = rig._folder.path().join("spool.db");
+    let file = rig.folder.path().join("spool.db");
     let rows = rusqlite::Connection::open(file).unwrap();
     let harm = "UPDATE delivery SET attempts = -1";
     rows.execute_batch(harm).unwrap();

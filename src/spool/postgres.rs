@@ -61,7 +61,7 @@ use self::readers::Readers;
 use self::session::{Address, Role, Session};
 use self::writer::Writer;
 use super::disk::queue::Queue;
-use super::disk::signals::Alarm;
+use super::disk::signals::{Alarm, Aside};
 use super::disk::wakes::Wakes;
 use super::metrics::{Metrics, Op};
 use super::{AcceptError, Fatal, Kept, OpenError, ReadError, Settlement, Submission};
@@ -86,6 +86,7 @@ struct Shared {
     queue: Queue,
     wakes: Wakes,
     alarm: Alarm,
+    aside: Aside,
     names: Names,
     lease: Lease,
     readers: Readers,
@@ -157,6 +158,7 @@ impl Postgres {
             queue: Queue::default(),
             wakes: Wakes::default(),
             alarm: Alarm::new(on_fatal),
+            aside: Aside::default(),
             names: Names::default(),
             lease: Lease::new(options.lease),
             readers: Readers::new(address.clone(), options.connections - OTHERS),

@@ -74,7 +74,7 @@ impl Postgres {
         now: Timestamp,
         wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        self.claim(target, now, None, &wanted).await
+        self.claim(target, now, None, wanted).await
     }
 
     pub async fn fresh(
@@ -84,7 +84,7 @@ impl Postgres {
         now: Timestamp,
         wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        self.claim(target, now, Some(since), &wanted).await
+        self.claim(target, now, Some(since), wanted).await
     }
 
     /// Whether anything is owed to the target, in whose hands ever; it claims nothing.
@@ -140,14 +140,15 @@ impl Postgres {
         target: &Name,
         now: Timestamp,
         since: Option<Timestamp>,
-        wanted: &Wanted,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
         if self.shared.lease.era().is_none() {
             return Err(ReadError::new(
                 "the server has not heard of this relay for longer than `spool.postgres.lease`",
             ));
         }
-        let page = self.claim_page(target, now, since, wanted).await;
+        let wanted = self.shared.aside.beside(target, wanted);
+        let page = self.claim_page(target, now, since, &wanted).await;
         for _ in page.iter().flat_map(|page| &page.unreadable) {
             self.shared.metrics.error(Op::Read);
         }

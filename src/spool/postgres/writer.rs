@@ -34,7 +34,7 @@ use super::transaction::{self, Answer, Carried};
 use super::{Shared, attendant, inspect};
 use crate::name::Name;
 use crate::spool::disk::ledger::Step;
-use crate::spool::disk::queue::{Batch, Settle, Taken};
+use crate::spool::disk::queue::{Batch, Taken};
 use crate::spool::metrics::Op;
 use crate::spool::orders::{Deed, Order};
 use crate::spool::{AcceptError, CustodyError, OpenError};
@@ -60,8 +60,6 @@ pub(super) struct Writer<'s> {
     refusal: Option<String>,
     /// It has seen the spool's tables: they are not made again.
     has_been_there: bool,
-    /// What can never be written.
-    unsettled: Vec<Settle>,
 }
 
 impl<'s> Writer<'s> {
@@ -72,7 +70,6 @@ impl<'s> Writer<'s> {
             session,
             pause: PAUSE_MIN,
             refusal: None,
-            unsettled: Vec::new(),
         }
     }
 
@@ -139,19 +136,17 @@ impl<'s> Writer<'s> {
         written.await
     }
 
-    /// A settlement of a delivery whose row is damaged is in the way of all others. Whoever waits for it waits
-    /// on, so that the delivery is not attempted again before the next start.
+    /// A settlement of a delivery whose row is damaged is in the way of all others. Nobody waits for it, and the
+    /// delivery is not handed out again before the next start.
     async fn sets_aside(&mut self, batch: &mut Batch) -> bool {
-        let unsettled = self.unsettled.len();
-        let mut left = Vec::with_capacity(batch.settlements.len());
+        let before = batch.settlements.len();
         for settle in std::mem::take(&mut batch.settlements) {
             let key = &settle.settlement.key;
-            if self.unsettled.len() >= DAMAGED_MAX
-                || !self
-                    .is_damaged(key.sequence, slice::from_ref(&key.target))
-                    .await
+            let targets = slice::from_ref(&key.target);
+            if !self.is_damaged(key.sequence, targets).await
+                || !self.shared.aside.put(key, DAMAGED_MAX)
             {
-                left.push(settle);
+                batch.settlements.push(settle);
                 continue;
             }
             self.shared.metrics.error(Op::Read);
@@ -161,10 +156,9 @@ impl<'s> Writer<'s> {
                 "a delivery's record is damaged: what came of it cannot be written, and it stays pending; the \
                  others go on. Look at the server"
             );
-            self.unsettled.push(settle);
+            let _ = settle.done.send(());
         }
-        batch.settlements = left;
-        self.unsettled.len() > unsettled
+        batch.settlements.len() < before
     }
 
     /// Whether what is to be changed of a notification, and of its deliveries to these, cannot be read.
