@@ -159,8 +159,6 @@ impl Engine {
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
         match self {
             Self::Disk(disk) => disk.targets_owed().await,
-            // Known when it is back; until then nothing of it can be delivered.
-            Self::Postgres(postgres, Some(_)) if postgres.is_away() => Ok(Vec::new()),
             Self::Postgres(postgres, _) => postgres.targets_owed().await,
         }
     }

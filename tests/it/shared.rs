@@ -331,3 +331,23 @@ async fn an_audit_walks_all_that_relays_share() {
     );
     assert!(!damaged.status.success());
 }
+
+/// Its config does not name the target, and only the server knows that it is owed something.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_that_was_away_owes_is_missed_once_it_is_back() {
+    let mut server = Postgres::start("");
+    let target = Target::start(|_| 503).await;
+    let first = setup(&server, &target);
+    let relay = first.start();
+    let answer = relay.sender().post(body(0)).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    relay.kill();
+    server.kill();
+    let other = Setup::new(&routes(&target).replace("ehr", "audit"));
+    other.keep_in(&server.url(), IN_CLEAR);
+    other.reword("5s } }", "5s }, disk: { path: spool, fallback: true } }");
+    let relay = other.start();
+    let missing = "suki_relay_target_missing{target=\"ehr\"}";
+    server.run();
+    eventually("it is missed", async || relay.metric(missing).await > 0.5).await;
+}
