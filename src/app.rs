@@ -129,7 +129,7 @@ impl Relay {
         let tls = Arc::new(ArcSwap::new(config.listen.tls.config));
         let state = reload::state_of(config.sha256, config.shown);
         let state = Arc::new(ArcSwap::from_pointee(state));
-        let operator_token = Arc::new(ArcSwapOption::empty());
+        let token = Arc::new(ArcSwapOption::empty());
         let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
         let desk = || Desk::new(spool.clone(), routing.clone());
         let orders_task = tokio::spawn(carry_on(desk()));
@@ -140,15 +140,14 @@ impl Relay {
             reload,
             set_log_level: logging.set_level,
         };
-        let token = operator_token.clone();
-        let operator = serve_operator(config.admin.operator, token, operator).await?;
+        let operator = serve_operator(config.admin.operator, token.clone(), operator).await?;
         let published = Published {
             routing: routing.clone(),
             tls: tls.clone(),
             ingress_metrics: ingress_metrics.clone(),
             metrics: config_metrics,
             outline: config.outline,
-            operator_token,
+            operator_token: token,
             state,
         };
         let limits = config.listen.limits;

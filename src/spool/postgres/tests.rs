@@ -13,7 +13,7 @@ use crate::spool::tests::{at, server};
 fn a_panic_of_whoever_works_for_it_ends_the_spool() {
     let server = server::Postgres::start("");
     let metrics = Metrics::new(&Registry::new()).expect("new names");
-    let (tell, told) = mpsc::channel();
+    let (tell, told) = mpsc::sync_channel(1);
     let on_fatal = move |fatal| drop(tell.send(fatal));
     let postgres = Postgres::open(&at(&server), metrics, on_fatal).expect("opens");
     assert!(postgres.is_open());
