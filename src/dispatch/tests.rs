@@ -90,7 +90,7 @@ struct Rig {
     dispatcher: Dispatcher,
     phase: watch::Sender<Phase>,
     registry: Registry,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Rig {
@@ -113,7 +113,7 @@ impl Rig {
             dispatcher,
             phase,
             registry,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -319,7 +319,7 @@ async fn a_dead_and_a_silent_target_do_not_hold_back_another() {
 async fn deliveries_that_can_neither_be_made_nor_settled_are_in_nobodys_way() {
     let server = server(1000).await;
     let mut rig = Rig::start(vec![], 300, &["ehr"]).await;
-    let file = rig._folder.path().join("spool.db");
+    let file = rig.folder.path().join("spool.db");
     let rows = rusqlite::Connection::open(file).unwrap();
     let harm = "UPDATE delivery SET attempts = -1";
     rows.execute_batch(harm).unwrap();

@@ -61,7 +61,7 @@ mod witness;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -248,12 +248,29 @@ impl Disk {
         limit: usize,
     ) -> Result<Page, ReadError> {
         let filter = filter.clone();
-        self.read(move |reader| reader.list(&filter, after, limit))
-            .await
+        let page = self.read(move |reader| reader.list(&filter, after, limit));
+        let page = page.await?;
+        for _ in &page.unreadable {
+            self.shared.metrics.error(Op::Read);
+        }
+        Ok(page)
     }
 
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
-        self.read(move |reader| reader.find(id)).await
+        let (found, unreadable) = self.read(move |reader| reader.find(id)).await?;
+        for sequence in &unreadable {
+            self.shared.metrics.error(Op::Read);
+            tracing::error!(
+                sequence,
+                "not shown: its record is damaged. Look at the volume"
+            );
+        }
+        match unreadable.first() {
+            Some(sequence) if found.is_empty() => Err(ReadError::new(format!(
+                "the record of this notification, number {sequence}, is damaged; look at the volume"
+            ))),
+            _ => Ok(found),
+        }
     }
 
     pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
@@ -278,6 +295,11 @@ impl Disk {
 
     pub fn queue(&self) -> &Queue {
         &self.shared.queue
+    }
+
+    /// Something beside it cannot go on: nothing more is accepted, and the process is to end.
+    pub fn fail(&self, fatal: Fatal) {
+        self.shared.fail(fatal);
     }
 
     pub fn wake(&self, target: &Name) -> Arc<Notify> {
@@ -332,8 +354,7 @@ impl Disk {
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             let ended = catch_unwind(AssertUnwindSafe(|| work(&shared)));
             if let Err(fatal) = ended.unwrap_or_else(|_| Err(Fatal::panicked())) {
-                shared.queue.abandon();
-                shared.alarm.sound(fatal);
+                shared.fail(fatal);
             }
         });
         match thread {
@@ -381,6 +402,11 @@ impl Shared {
             witness,
             metrics,
         }
+    }
+
+    fn fail(&self, fatal: Fatal) {
+        self.queue.abandon();
+        self.alarm.sound(fatal);
     }
 
     /// What an error means. Want of room is acted on.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, Result as Sql};
 
 use super::delivery::Row as DeliveryRow;
+use super::fault::is_damage;
 use super::history;
 use super::read::Reader;
 use super::record::{self, named};
@@ -29,11 +30,14 @@ impl Reader {
         let step = selector.step(&snapshot, after.0, limit)?;
         let mut page = Page {
             next: step.next.map(Cursor),
+            unreadable: step.unreadable,
             ..Page::default()
         };
         for sequence in step.sequences {
-            let entry = entry(&snapshot, &self.seal, &mut self.names, sequence)?;
-            page.entries.push(entry);
+            match entry(&snapshot, &self.seal, &mut self.names, sequence) {
+                Err(error) if is_damage(&error) => page.unreadable.push(sequence),
+                entry => page.entries.push(entry?),
+            }
         }
         Ok(page)
     }
@@ -42,7 +46,8 @@ impl Reader {
         record::read(&self.connection, &self.seal, &mut self.names, sequence)
     }
 
-    pub fn find(&mut self, id: Id) -> Sql<Vec<Found>> {
+    /// With the sequences of those that cannot be read.
+    pub fn find(&mut self, id: Id) -> Sql<(Vec<Found>, Vec<i64>)> {
         let snapshot = self.connection.unchecked_transaction()?;
         let ids = Some(vec![id]);
         let filter = Filter {
@@ -51,17 +56,21 @@ impl Reader {
         };
         let selector = Selector::resolve(&snapshot, &self.seal, &filter)?;
         let Some(selector) = selector else {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         };
-        let found = selector.step(&snapshot, 0, usize::MAX)?.sequences;
+        let step = selector.step(&snapshot, 0, usize::MAX)?;
+        let (mut found, mut unreadable) = (Vec::new(), step.unreadable);
         let (seal, names) = (&self.seal, &mut self.names);
-        let show = |sequence| {
-            Ok(Found {
-                entry: entry(&snapshot, seal, names, sequence)?,
-                record: record::read(&snapshot, seal, names, sequence)?,
-            })
-        };
-        found.into_iter().map(show).collect()
+        for sequence in step.sequences {
+            match entry(&snapshot, seal, names, sequence) {
+                Err(error) if is_damage(&error) => unreadable.push(sequence),
+                entry => found.push(Found {
+                    entry: entry?,
+                    record: record::read(&snapshot, seal, names, sequence)?,
+                }),
+            }
+        }
+        Ok((found, unreadable))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the spool on a disk promises beside what any spool does (`spool/tests.rs`): of its files.
 
 mod custody;
-mod damage;
+pub(in crate::spool) mod damage;
 mod orders;
 mod sealed;
 
