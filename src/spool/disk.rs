@@ -89,12 +89,12 @@ use self::witness::Witness;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
-    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Keys, OpenError,
-    Options, Page, ReadError, Settlement, Submission, Wanted,
+    AcceptError, Audit, Counts, DuePage, Fatal, Kept, Keys, OpenError, Options, ReadError,
+    Settlement, Submission, Wanted,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::{Id, Record};
+use crate::notification::Record;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -238,39 +238,6 @@ impl Disk {
 
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
         self.read(read::Reader::targets_owed).await
-    }
-
-    /// What one step finds; the page may be short, or empty, and not the last.
-    pub async fn list_step(
-        &self,
-        filter: &Filter,
-        after: Cursor,
-        limit: usize,
-    ) -> Result<Page, ReadError> {
-        let filter = filter.clone();
-        let page = self.read(move |reader| reader.list(&filter, after, limit));
-        let page = page.await?;
-        for _ in &page.unreadable {
-            self.shared.metrics.error(Op::Read);
-        }
-        Ok(page)
-    }
-
-    pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
-        let (found, unreadable) = self.read(move |reader| reader.find(id)).await?;
-        for sequence in &unreadable {
-            self.shared.metrics.error(Op::Read);
-            tracing::error!(
-                sequence,
-                "not shown: its record is damaged. Look at the volume"
-            );
-        }
-        match unreadable.first() {
-            Some(sequence) if found.is_empty() => Err(ReadError::new(format!(
-                "the record of this notification, number {sequence}, is damaged; look at the volume"
-            ))),
-            _ => Ok(found),
-        }
     }
 
     pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {

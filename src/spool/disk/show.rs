@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Result as Sql};
 
+use super::Disk;
 use super::delivery::Row as DeliveryRow;
 use super::fault::is_damage;
 use super::history;
@@ -14,15 +15,51 @@ use super::select::Selector;
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Id, Record};
+use crate::spool::metrics::Op;
 use crate::spool::{
-    Content, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, Reason, Verdict,
+    Content, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, ReadError, Reason,
+    Verdict,
 };
 
 type Names = HashMap<i64, Name>;
 
-impl Reader {
+impl Disk {
     /// What one step finds; the page may be short, or empty, and not the last.
-    pub fn list(&mut self, filter: &Filter, after: Cursor, limit: usize) -> Sql<Page> {
+    pub async fn list_step(
+        &self,
+        filter: &Filter,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        let filter = filter.clone();
+        let page = self.read(move |reader| reader.list(&filter, after, limit));
+        let page = page.await?;
+        for _ in &page.unreadable {
+            self.shared.metrics.error(Op::Read);
+        }
+        Ok(page)
+    }
+
+    pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
+        let (found, unreadable) = self.read(move |reader| reader.find(id)).await?;
+        for sequence in &unreadable {
+            self.shared.metrics.error(Op::Read);
+            tracing::error!(
+                sequence,
+                "not shown: its record is damaged. Look at the volume"
+            );
+        }
+        match unreadable.first() {
+            Some(sequence) if found.is_empty() => Err(ReadError::new(format!(
+                "the record of this notification, number {sequence}, is damaged; look at the volume"
+            ))),
+            _ => Ok(found),
+        }
+    }
+}
+
+impl Reader {
+    fn list(&mut self, filter: &Filter, after: Cursor, limit: usize) -> Sql<Page> {
         let snapshot = self.connection.unchecked_transaction()?;
         let Some(selector) = Selector::resolve(&snapshot, &self.seal, filter)? else {
             return Ok(Page::default());
@@ -47,7 +84,7 @@ impl Reader {
     }
 
     /// With the sequences of those that cannot be read.
-    pub fn find(&mut self, id: Id) -> Sql<(Vec<Found>, Vec<i64>)> {
+    fn find(&mut self, id: Id) -> Sql<(Vec<Found>, Vec<i64>)> {
         let snapshot = self.connection.unchecked_transaction()?;
         let ids = Some(vec![id]);
         let filter = Filter {

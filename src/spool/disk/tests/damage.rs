@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::spool::State;
+use crate::spool::{Cursor, Filter, State};
 
 const PAGE: usize = 4096;
 const KEPT: usize = 60;
