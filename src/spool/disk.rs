@@ -22,12 +22,12 @@
 //! what is sealed (`seal.rs`), and nothing is changed if they do not fit; then the log is copied
 //! and both files and the folder are synced, *before* anything is answered or delivered.
 //!
-//! A failed sync, or any other I/O error of a commit or a checkpoint, a corrupt file, or a panic of one
-//! of the two threads is [`Fatal`]: nobody is told that it worked, nothing is tried again. A full disk
-//! is not: the batch is undone, submissions are refused (duplicates still learn their verdict),
-//! settlements wait in memory and are tried again with the next batch, at least once a second. The
-//! [`ballast`] is let go of for them; until it is back, a submission must fit into pages that are free
-//! inside the database.
+//! A failed sync, or any other I/O error of a commit or a checkpoint, a damaged page that all need, or a
+//! panic of one of the two threads is [`Fatal`]: nobody is told that it worked, nothing is tried again. What
+//! is damaged of one record is not: it stays as it is, and the others go on. Nor is a full disk: the batch is
+//! undone, submissions are refused (duplicates still learn their verdict), settlements wait in memory and are
+//! tried again with the next batch, at least once a second. The [`ballast`] is let go of for them; until it is
+//! back, a submission must fit into pages that are free inside the database.
 //!
 //! Limits: [`queue::ACCEPTS_WAITING_MAX`] submissions wait; the log is copied from 4 MiB on and started
 //! over at 64 MiB (less under a small capacity), unless a program from outside keeps reading: then its

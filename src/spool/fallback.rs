@@ -147,7 +147,8 @@ impl Fallback {
     pub fn held(&self) -> u64 {
         let waiting = [metrics::State::Pending, metrics::State::Held];
         let waiting = waiting.map(|state| self.house.metrics.notifications(state).get());
-        waiting.iter().sum::<i64>().unsigned_abs()
+        // Below 0 where some could not be counted, and were moved.
+        u64::try_from(waiting.iter().sum::<i64>()).unwrap_or(0)
     }
 
     pub fn is_open(&self) -> bool {
