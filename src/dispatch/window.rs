@@ -11,7 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::spool::Due;
+use crate::spool::{Due, Wanted};
 
 /// No window holds more deliveries than this, nor has more of them taken.
 pub const WINDOW_MAX: usize = 256;
@@ -29,33 +29,41 @@ pub struct Window {
 }
 
 impl Window {
-    /// How many of the oldest due deliveries to ask the spool for: what is taken is among them.
-    pub fn wants(&self, in_flight_max: usize) -> usize {
-        size(in_flight_max) + self.taken.len()
+    /// What to ask the spool for of the oldest due deliveries: what is taken is among them.
+    pub fn wants(&self, in_flight_max: usize) -> Wanted {
+        self.beside_taken(size(in_flight_max))
+    }
+
+    /// As [`Window::wants`], if one is to be tried.
+    pub fn wants_one(&self) -> Wanted {
+        self.beside_taken(1)
+    }
+
+    fn beside_taken(&self, count: usize) -> Wanted {
+        Wanted {
+            limit: count + self.taken.len(),
+            held: self.taken.clone(),
+        }
     }
 
     /// Replaces what waits by what the spool says.
     pub fn refill(&mut self, page: Vec<Due>) {
-        let fresh_to_us = |due: &Due| !self.taken.contains(&due.key.sequence);
-        self.waiting = page.into_iter().filter(fresh_to_us).collect();
+        self.waiting = page.into();
     }
 
-    /// How many deliveries that have just come in to ask for: what is taken may be among them.
-    pub fn wants_fresh(&self, in_flight_max: usize) -> usize {
-        reserve(in_flight_max) + self.taken.len()
+    /// What to ask for of the deliveries that have just come in: what is taken or waits may be among them.
+    pub fn wants_fresh(&self, in_flight_max: usize) -> Wanted {
+        let mut wanted = self.beside_taken(reserve(in_flight_max));
+        let waiting = self.waiting.iter().map(|due| due.key.sequence);
+        wanted.held.extend(waiting);
+        wanted
     }
 
     /// Lets deliveries that have just come in wait behind a backlog that fills the window.
     pub fn add_fresh(&mut self, fresh: Vec<Due>, in_flight_max: usize) {
         let waiting_max = size(in_flight_max) + reserve(in_flight_max);
-        for due in fresh {
-            let sequence = due.key.sequence;
-            let known = self.taken.contains(&sequence)
-                || self.waiting.iter().any(|due| due.key.sequence == sequence);
-            if !known && self.waiting.len() < waiting_max {
-                self.waiting.push_back(due);
-            }
-        }
+        let room = waiting_max.saturating_sub(self.waiting.len());
+        self.waiting.extend(fresh.into_iter().take(room));
     }
 
     /// Whether fewer wait than could all begin at once.
@@ -86,11 +94,6 @@ impl Window {
     /// A taken delivery's settlement is durable, or its attempt left no trace.
     pub fn release(&mut self, sequence: i64) {
         self.taken.remove(&sequence);
-    }
-
-    /// How many to ask for if one is to be tried: what is taken is among them.
-    pub fn wants_one(&self) -> usize {
-        1 + self.taken.len()
     }
 
     /// Forgets what waits, and not what is taken; returns the sequences of what waited.
@@ -144,17 +147,29 @@ mod tests {
             .collect()
     }
 
+    /// What a spool hands out of these.
+    fn page(wanted: &Wanted, there: impl Iterator<Item = Due>) -> Vec<Due> {
+        there
+            .take(wanted.limit)
+            .filter(|due| !wanted.held.contains(&due.key.sequence))
+            .collect()
+    }
+
     #[test]
     fn what_is_taken_is_asked_for_and_left_out() {
         let mut window = Window::default();
-        window.refill((1..=8).map(old).collect());
-        assert_eq!(window.wants(2), 8);
+        let refill = |window: &mut Window, limit| {
+            let wanted = window.wants(2);
+            assert_eq!(wanted.limit, limit);
+            window.refill(page(&wanted, (1..=20).map(old)));
+            assert_eq!(window.waiting.len(), 8);
+        };
+        refill(&mut window, 8);
         assert_eq!(window.take_oldest().unwrap().key.sequence, 1);
-        assert_eq!(window.wants(2), 9);
-        window.refill((1..=8).map(old).collect());
+        refill(&mut window, 9);
         assert_eq!(window.take_oldest().unwrap().key.sequence, 2);
         window.release(1);
-        window.refill((1..=8).map(old).collect());
+        refill(&mut window, 9);
         assert_eq!(window.take_oldest().unwrap().key.sequence, 1);
     }
 
@@ -173,14 +188,21 @@ mod tests {
     fn what_has_just_come_in_waits_once_behind_a_full_window() {
         let mut window = Window::default();
         window.refill((1..=8).map(old).collect());
-        let fresh = |range: std::ops::RangeInclusive<i64>| range.map(|n| due(n, NOW)).collect();
-        assert_eq!(window.wants_fresh(2), 1);
-        window.add_fresh(fresh(101..=103), 2);
+        let add = |window: &mut Window, limit| {
+            let wanted = window.wants_fresh(2);
+            assert_eq!(wanted.limit, limit);
+            let fresh = page(&wanted, (101..=103).map(|n| due(n, NOW)));
+            window.add_fresh(fresh, 2);
+            assert_eq!(window.waiting.len(), 9);
+        };
+        add(&mut window, 1);
         assert_eq!(window.take_next(NOW, 1, 2).unwrap().key.sequence, 101);
-        assert_eq!(window.wants_fresh(2), 2);
-        window.add_fresh(fresh(101..=102), 2);
+        add(&mut window, 2);
         assert_eq!(window.take_next(NOW, 1, 2).unwrap().key.sequence, 102);
         assert!(window.take_next(NOW, 1, 2).is_none());
+        add(&mut window, 3);
+        add(&mut window, 3);
+        assert_eq!(window.take_next(NOW, 1, 2).unwrap().key.sequence, 103);
     }
 
     #[test]

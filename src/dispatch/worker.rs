@@ -1,8 +1,7 @@
 //! One target's worker: takes what is due, starts attempts, settles what they meant.
 //!
 //! Owned by the [`Dispatcher`](super::Dispatcher); ends with [`Phase::Stopping`]. It owns its attempts
-//! (one task each) and the waits for settlements to become durable (one small task each); both are
-//! bounded by the window. A slot is free as soon as its attempt ends; the delivery stays taken until its
+//! (one task each) and the waits for settlements to become durable; both are bounded by the window. A slot is free as soon as its attempt ends; the delivery stays taken until its
 //! settlement is durable, so that it is not found due again in between.
 
 mod settling;
@@ -12,8 +11,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::attempts::{Attempt, Attempts};
@@ -24,10 +24,10 @@ use super::window::{FRESH_FOR, Window};
 use super::{House, Phase};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::{DuePage, ReadError};
+use crate::spool::{DuePage, ReadError, Wanted};
 use crate::target::{Outcome, Target};
 use crate::trace;
-use settling::Durable;
+use settling::{Durable, Settling};
 
 /// How long to wait after a read of the spool that failed.
 const READ_PAUSE: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ pub struct TargetWorker {
     /// What waited here and is for others to deliver, if there are others.
     given_up: Vec<i64>,
     attempts: Attempts,
-    settling: JoinSet<Durable>,
+    settling: FuturesUnordered<Settling>,
 }
 
 enum Event {
@@ -83,7 +83,7 @@ impl TargetWorker {
             reads_fail: false,
             given_up: Vec::new(),
             attempts: Attempts::default(),
-            settling: JoinSet::new(),
+            settling: FuturesUnordered::new(),
         }
     }
 
@@ -96,7 +96,7 @@ impl TargetWorker {
             self.begin_attempts();
             match self.next_event().await {
                 Event::Attempt(attempt, outcome) => self.end_attempt(attempt, outcome),
-                Event::Durable(durable) => self.release(&durable),
+                Event::Durable(durable) => self.release(durable),
                 Event::Reloaded => self.reload(),
                 Event::Woken => {
                     self.look_at = Instant::now();
@@ -115,7 +115,7 @@ impl TargetWorker {
             () = changed(&mut self.house.phase) => Event::Turn,
             () = changed(&mut self.reloads) => Event::Reloaded,
             Some((attempt, outcome)) = self.attempts.next() => Event::Attempt(attempt, outcome),
-            Some(Ok(durable)) = self.settling.join_next() => Event::Durable(durable),
+            Some(durable) = self.settling.next() => Event::Durable(durable),
             () = self.wake.notified() => Event::Woken,
             () = sleep_until(timer) => Event::Turn,
         }
@@ -130,7 +130,7 @@ impl TargetWorker {
                 biased;
                 () = sleep_until(deadline) => return,
                 Some((attempt, outcome)) = self.attempts.next() => self.end_attempt(attempt, outcome),
-                Some(_) = self.settling.join_next() => {}
+                Some(_) = self.settling.next() => {}
             }
         }
     }
@@ -161,12 +161,12 @@ impl TargetWorker {
             return;
         }
         if news || self.more && low {
-            let limit = if self.breaker.is_open() {
+            let wanted = if self.breaker.is_open() {
                 self.window.wants_one()
             } else {
                 self.window.wants(in_flight_max)
             };
-            let Some(page) = self.read(limit).await else {
+            let Some(page) = self.read(wanted).await else {
                 return;
             };
             self.more = page.more;
@@ -183,9 +183,9 @@ impl TargetWorker {
     async fn look_for_fresh(&mut self, in_flight_max: usize) {
         let now = Timestamp::now();
         let since = now.minus(FRESH_FOR);
-        let limit = self.window.wants_fresh(in_flight_max);
+        let wanted = self.window.wants_fresh(in_flight_max);
         // A read that fails is told when the next page is read.
-        if let Ok(page) = self.house.spool.fresh(&self.name, since, now, limit).await {
+        if let Ok(page) = self.house.spool.fresh(&self.name, since, now, wanted).await {
             self.window.add_fresh(page.deliveries, in_flight_max);
             self.postpone(page.unreadable);
         }
@@ -211,9 +211,9 @@ impl TargetWorker {
     }
 
     /// Reads a page, and notes when to look again.
-    async fn read(&mut self, limit: usize) -> Option<DuePage> {
+    async fn read(&mut self, wanted: Wanted) -> Option<DuePage> {
         let now = Timestamp::now();
-        match self.due(now, limit).await {
+        match self.due(now, wanted).await {
             Ok(page) => {
                 if mem::take(&mut self.reads_fail) {
                     tracing::info!(target = %self.name, "the spool can be read again");
@@ -235,9 +235,9 @@ impl TargetWorker {
 
     /// What is due; if that leaves only what is later than any wait of ours ends, all of it: the clock was set
     /// back.
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<DuePage, ReadError> {
+    async fn due(&self, now: Timestamp, wanted: Wanted) -> Result<DuePage, ReadError> {
         let spool = &self.house.spool;
-        let page = spool.due(&self.name, now, limit).await?;
+        let page = spool.due(&self.name, now, wanted.clone()).await?;
         let wait_max = self
             .target
             .as_ref()
@@ -246,7 +246,7 @@ impl TargetWorker {
         if page.next_due_at.is_none_or(|next| next <= latest) {
             return Ok(page);
         }
-        spool.due(&self.name, Timestamp::MAX, limit).await
+        spool.due(&self.name, Timestamp::MAX, wanted).await
     }
 
     fn begin_attempts(&mut self) {

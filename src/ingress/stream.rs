@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use super::progress::Progress;
@@ -47,11 +47,12 @@ enum Goodbye {
     Said,
 }
 
-/// A time limit that is switched on and off.
+/// A time limit that is switched on and off. The runtime hears of it only when it is waited for: most are
+/// off again by then.
 struct Timer {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    running: bool,
+    ends: Option<Instant>,
 }
 
 impl Stream {
@@ -172,31 +173,30 @@ impl Timer {
         Self {
             limit,
             sleep: None,
-            running: false,
+            ends: None,
         }
     }
 
     /// Starts it, unless it runs.
     fn start(&mut self) {
-        if self.running {
-            return;
-        }
-        self.running = true;
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().reset(Instant::now() + self.limit),
-            None => self.sleep = Some(Box::pin(sleep(self.limit))),
-        }
+        self.ends.get_or_insert_with(|| Instant::now() + self.limit);
     }
 
     fn stop(&mut self) {
-        self.running = false;
+        self.ends = None;
     }
 
     /// Pending while there is time left, and for ever if it does not run.
     fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.sleep {
-            Some(sleep) if self.running => sleep.as_mut().poll(cx),
-            _ => Poll::Pending,
+        let Some(ends) = self.ends else {
+            return Poll::Pending;
+        };
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(ends)));
+        if sleep.deadline() != ends {
+            sleep.as_mut().reset(ends);
         }
+        sleep.as_mut().poll(cx)
     }
 }

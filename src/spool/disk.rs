@@ -90,7 +90,7 @@ use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
     AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Keys, OpenError,
-    Options, Page, ReadError, Settlement, Submission,
+    Options, Page, ReadError, Settlement, Submission, Wanted,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -207,10 +207,10 @@ impl Disk {
         &self,
         target: &Name,
         now: Timestamp,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
         let target = target.clone();
-        let page = self.read(move |reader| reader.due(&target, now, limit));
+        let page = self.read(move |reader| reader.due(&target, now, &wanted));
         self.count_unreadable(page.await)
     }
 
@@ -219,10 +219,10 @@ impl Disk {
         target: &Name,
         since: Timestamp,
         now: Timestamp,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
         let target = target.clone();
-        let page = self.read(move |reader| reader.fresh(&target, since, now, limit));
+        let page = self.read(move |reader| reader.fresh(&target, since, now, &wanted));
         self.count_unreadable(page.await)
     }
 

@@ -12,7 +12,7 @@ use super::orders::{Errand, Plan, Stage};
 use super::postgres::Postgres;
 use super::{
     AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Metrics, OpenError,
-    Options, Page, PostgresOptions, ReadError, Settlement, Submission,
+    Options, Page, PostgresOptions, ReadError, Settlement, Submission, Wanted,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -71,11 +71,11 @@ impl Engine {
         &self,
         target: &Name,
         now: Timestamp,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
         match self {
-            Self::Disk(disk) => disk.due(target, now, limit).await,
-            Self::Postgres(postgres, _) => postgres.due(target, now, limit).await,
+            Self::Disk(disk) => disk.due(target, now, wanted).await,
+            Self::Postgres(postgres, _) => postgres.due(target, now, wanted).await,
         }
     }
 
@@ -84,18 +84,18 @@ impl Engine {
         target: &Name,
         since: Timestamp,
         now: Timestamp,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
         match self {
-            Self::Disk(disk) => disk.fresh(target, since, now, limit).await,
-            Self::Postgres(postgres, _) => postgres.fresh(target, since, now, limit).await,
+            Self::Disk(disk) => disk.fresh(target, since, now, wanted).await,
+            Self::Postgres(postgres, _) => postgres.fresh(target, since, now, wanted).await,
         }
     }
 
     pub async fn owes(&self, target: &Name) -> Result<bool, ReadError> {
         match self {
             Self::Disk(disk) => {
-                let page = disk.due(target, Timestamp::now(), 1).await?;
+                let page = disk.due(target, Timestamp::now(), 1.into()).await?;
                 let due = page.deliveries.len() + page.unreadable.len() > 0;
                 Ok(due || page.next_due_at.is_some())
             }

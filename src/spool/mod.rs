@@ -28,7 +28,7 @@ mod ring;
 mod sealed;
 mod verdict;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,6 +136,15 @@ pub struct Due {
     pub resume_at: Option<Timestamp>,
 }
 
+/// How much of what is due to hand out.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Deliveries to look at.
+    pub limit: usize,
+    /// Sequences that the caller has in hand. They are looked at, and not read again.
+    pub held: HashSet<i64>,
+}
+
 /// What one page of [`Spool::due`] holds.
 #[derive(Debug, Default)]
 pub struct DuePage {
@@ -145,7 +154,7 @@ pub struct DuePage {
     pub unreadable: Vec<DeliveryKey>,
     /// The page ended before what is due did: at its limit, or at its bytes.
     pub more: bool,
-    /// When the next delivery that is not yet due comes due, if there is one.
+    /// When the next delivery that is not yet due comes due, if there is one; not looked for if there is more.
     pub next_due_at: Option<Timestamp>,
 }
 
@@ -269,17 +278,17 @@ impl Spool {
         self.engine.settle(settlement)
     }
 
-    /// The target's first deliveries that are due, those included that the caller holds already: it
-    /// asks for as many more. A page also ends after 16 MiB of bodies, one body at least.
+    /// The target's first deliveries that are due, without those that the caller holds: they count for the
+    /// limit, so it asks for as many more. A page also ends after 16 MiB of bodies, one body at least.
     ///
     /// Cancellation: safe; it changes nothing.
     pub async fn due(
         &self,
         target: &Name,
         now: Timestamp,
-        limit: usize,
+        wanted: impl Into<Wanted>,
     ) -> Result<DuePage, ReadError> {
-        self.engine.due(target, now, limit).await
+        self.engine.due(target, now, wanted.into()).await
     }
 
     /// The target's deliveries that were never tried and came due at `since` or later, oldest first:
@@ -292,9 +301,9 @@ impl Spool {
         target: &Name,
         since: Timestamp,
         now: Timestamp,
-        limit: usize,
+        wanted: impl Into<Wanted>,
     ) -> Result<DuePage, ReadError> {
-        self.engine.fresh(target, since, now, limit).await
+        self.engine.fresh(target, since, now, wanted.into()).await
     }
 
     /// Whether anything is owed to a target that is not ours to deliver to: it is left where it is.
@@ -352,6 +361,16 @@ impl Spool {
     /// Counts rows, not gauges: for operators and tests, it reads the whole of two indexes.
     pub async fn counts(&self) -> Result<Counts, ReadError> {
         self.engine.counts().await
+    }
+}
+
+impl From<usize> for Wanted {
+    /// Of a caller that has nothing in hand.
+    fn from(limit: usize) -> Self {
+        Self {
+            limit,
+            held: HashSet::new(),
+        }
     }
 }
 

@@ -197,15 +197,14 @@ impl Http {
     }
 
     async fn send(&self, parcel: Parcel<'_>) -> Result<Response<Incoming>, legacy::Error> {
+        send(&self.pool, || self.request(parcel)).await
+    }
+
+    fn request(&self, parcel: Parcel<'_>) -> Request<Full<Bytes>> {
         let mut headers = headers(&self.prepared, parcel);
         self.signer
             .sign(parcel.record, Timestamp::now(), &mut headers);
-        let request = || self.request(headers.clone(), &parcel.record.body);
-        send(&self.pool, request).await
-    }
-
-    fn request(&self, headers: HeaderMap, body: &Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body.clone()));
+        let mut request = Request::new(Full::new(parcel.record.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = headers;

@@ -1,11 +1,15 @@
 //! What a worker tells the spool: what attempts meant, and what cannot be sent at all.
 //!
-//! Each settlement is waited for by a small task: until it is durable its delivery stays taken, so that it
-//! is neither found due again nor attempted twice. While a disk is full, the window fills up with such
-//! deliveries, and the target is paused.
+//! Each settlement is waited for: until it is durable its delivery stays taken, so that it is neither found due
+//! again nor attempted twice. While a disk is full, the window fills up with such deliveries, and the target is
+//! paused.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::attempts::Attempt;
@@ -19,10 +23,27 @@ use crate::target::Outcome;
 const UNREADABLE_PAUSE: Duration = Duration::from_mins(5);
 
 /// A settlement that is on stable storage.
+#[derive(Clone, Copy)]
 pub struct Durable {
     sequence: i64,
     /// When the delivery comes back, if it does: by a clock that nobody sets.
     back_at: Option<Instant>,
+}
+
+/// The wait for one to become so.
+pub struct Settling {
+    durable: Durable,
+    done: oneshot::Receiver<()>,
+}
+
+impl Future for Settling {
+    type Output = Durable;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Durable> {
+        // An error means that the spool is gone, and the process with it.
+        let _ = ready!(Pin::new(&mut self.done).poll(cx));
+        Poll::Ready(self.durable)
+    }
 }
 
 impl TargetWorker {
@@ -80,15 +101,13 @@ impl TargetWorker {
             }
             Settled::Delivered | Settled::DeadLettered => None,
         };
-        let durable = self.house.spool.settle(settlement);
-        self.settling.spawn(async move {
-            // An error means that the spool is gone, and the process with it.
-            let _ = durable.await;
-            Durable { sequence, back_at }
+        self.settling.push(Settling {
+            durable: Durable { sequence, back_at },
+            done: self.house.spool.settle(settlement),
         });
     }
 
-    pub fn release(&mut self, durable: &Durable) {
+    pub fn release(&mut self, durable: Durable) {
         self.window.release(durable.sequence);
         if let Some(back_at) = durable.back_at {
             self.look_at = self.look_at.min(back_at);

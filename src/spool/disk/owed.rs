@@ -26,6 +26,15 @@ pub(super) enum Found {
     Damaged(i64),
 }
 
+impl Found {
+    pub const fn sequence(&self) -> i64 {
+        match self {
+            Self::Owed(owed) => owed.sequence,
+            Self::Damaged(sequence) => *sequence,
+        }
+    }
+}
+
 /// Up to this time, in two runs of the index, what was never tried and what was, merged by the time it is due.
 pub(super) fn due(
     snapshot: &Connection,

@@ -29,8 +29,8 @@ const GATHER_WAIT: Duration = Duration::from_micros(300);
 /// Settlements alone wait this long for a submission to share a sync with.
 const SETTLE_LINGER: Duration = Duration::from_millis(50);
 
-/// So many settlements are worth a sync of their own: the default `max_in_flight` of a target.
-const SETTLEMENTS_ENOUGH: usize = 16;
+/// So many settlements are worth a sync of their own: they are few enough for a window of 256.
+const SETTLEMENTS_ENOUGH: usize = 64;
 
 /// Orders of operators that may wait for the writer.
 const ORDERS_WAITING_MAX: usize = 16;

@@ -16,7 +16,7 @@ use super::record;
 use super::seal::Seal;
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::{Counts, DeliveryKey, DuePage, ReadError, Reason, TargetCounts};
+use crate::spool::{Counts, DeliveryKey, DuePage, ReadError, Reason, TargetCounts, Wanted};
 
 /// Reads at the same time.
 pub(super) const READERS: usize = 4;
@@ -83,24 +83,27 @@ impl Reader {
         }
     }
 
-    pub fn due(&mut self, target: &Name, now: Timestamp, limit: usize) -> Sql<DuePage> {
+    pub fn due(&mut self, target: &Name, now: Timestamp, wanted: &Wanted) -> Sql<DuePage> {
         let Some(id) = self.number(target)? else {
             return Ok(DuePage::default());
         };
+        let unheld = |found: &Found| !wanted.held.contains(&found.sequence());
         let snapshot = self.connection.unchecked_transaction()?;
-        let owed = owed::due(&snapshot, id, now, limit)?;
+        let owed = owed::due(&snapshot, id, now, wanted.limit)?;
         let mut page = DuePage {
-            more: owed.len() >= limit,
-            next_due_at: next_due_at(&snapshot, id, now)?,
+            more: owed.len() >= wanted.limit,
             ..DuePage::default()
         };
+        if !page.more {
+            page.next_due_at = next_due_at(&snapshot, id, now)?;
+        }
         fill(
             &mut page,
             &snapshot,
             &self.seal,
             &mut self.names,
             target,
-            owed,
+            owed.into_iter().filter(unheld),
         )?;
         Ok(page)
     }
@@ -110,21 +113,22 @@ impl Reader {
         target: &Name,
         since: Timestamp,
         now: Timestamp,
-        limit: usize,
+        wanted: &Wanted,
     ) -> Sql<DuePage> {
         let mut page = DuePage::default();
         let Some(id) = self.number(target)? else {
             return Ok(page);
         };
+        let unheld = |found: &Found| !wanted.held.contains(&found.sequence());
         let snapshot = self.connection.unchecked_transaction()?;
-        let owed = owed::fresh(&snapshot, id, since, now, limit)?;
+        let owed = owed::fresh(&snapshot, id, since, now, wanted.limit)?;
         fill(
             &mut page,
             &snapshot,
             &self.seal,
             &mut self.names,
             target,
-            owed,
+            owed.into_iter().filter(unheld),
         )?;
         Ok(page)
     }
@@ -188,7 +192,7 @@ fn fill(
     seal: &Seal,
     names: &mut HashMap<i64, Name>,
     target: &Name,
-    owed: Vec<Found>,
+    owed: impl IntoIterator<Item = Found>,
 ) -> Sql<()> {
     let mut bodies_bytes = 0;
     for found in owed {
@@ -196,9 +200,10 @@ fn fill(
             page.more = true;
             break;
         }
-        let (sequence, delivery) = match found {
-            Found::Owed(delivery) => (delivery.sequence, Some(delivery)),
-            Found::Damaged(sequence) => (sequence, None),
+        let sequence = found.sequence();
+        let delivery = match found {
+            Found::Owed(delivery) => Some(delivery),
+            Found::Damaged(_) => None,
         };
         let key = DeliveryKey {
             sequence,

@@ -4,6 +4,7 @@
 //! and such a record counts as unreadable, like one on a damaged page.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use rusqlite::{Connection, Error, ErrorCode, Result as Sql, Row};
 
@@ -24,12 +25,15 @@ pub(super) fn read(
     names: &mut HashMap<i64, Name>,
     sequence: i64,
 ) -> Sql<Option<Record>> {
-    let mut find = snapshot.prepare_cached(&format!(
-        "SELECT digest, source, received_at, secret, {}
-         FROM notification AS n CROSS JOIN content AS c ON c.seq = n.seq
-         WHERE n.seq = ?1",
-        Columns::NAMES
-    ))?;
+    static FIND: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "SELECT digest, source, received_at, secret, {}
+             FROM notification AS n CROSS JOIN content AS c ON c.seq = n.seq
+             WHERE n.seq = ?1",
+            Columns::NAMES
+        )
+    });
+    let mut find = snapshot.prepare_cached(&FIND)?;
     match find.query_row([sequence], |row| record(snapshot, seal, names, row)) {
         Err(error) if is_of_one_record(&error) => Ok(None),
         read => read,

@@ -8,6 +8,8 @@
 //! Claims are committed without waiting for the disk: should a crash of the server take one back, the
 //! delivery is claimed again, and made twice at worst.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Row;
 
 use super::Postgres;
@@ -19,7 +21,7 @@ use crate::name::Name;
 use crate::spool::disk::owed::Owed;
 use crate::spool::disk::read::PAGE_BODIES_BYTES_MAX;
 use crate::spool::metrics::Op;
-use crate::spool::{DeliveryKey, DuePage, ReadError};
+use crate::spool::{DeliveryKey, DuePage, ReadError, Wanted};
 
 /// What both ways of claiming begin and end with.
 macro_rules! claim {
@@ -57,9 +59,9 @@ impl Postgres {
         &self,
         target: &Name,
         now: Timestamp,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        self.claim(target, now, None, limit).await
+        self.claim(target, now, None, &wanted).await
     }
 
     pub async fn fresh(
@@ -67,9 +69,9 @@ impl Postgres {
         target: &Name,
         since: Timestamp,
         now: Timestamp,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        self.claim(target, now, Some(since), limit).await
+        self.claim(target, now, Some(since), &wanted).await
     }
 
     /// Whether anything is owed to the target, in whose hands ever; it claims nothing.
@@ -121,14 +123,14 @@ impl Postgres {
         target: &Name,
         now: Timestamp,
         since: Option<Timestamp>,
-        limit: usize,
+        wanted: &Wanted,
     ) -> Result<DuePage, ReadError> {
         if !self.shared.lease.is_held() {
             return Err(ReadError::new(
                 "the server has not heard of this relay for longer than `spool.postgres.lease`",
             ));
         }
-        let page = self.claim_page(target, now, since, limit).await;
+        let page = self.claim_page(target, now, since, wanted).await;
         for _ in page.iter().flat_map(|page| &page.unreadable) {
             self.shared.metrics.error(Op::Read);
         }
@@ -140,7 +142,7 @@ impl Postgres {
         target: &Name,
         now: Timestamp,
         since: Option<Timestamp>,
-        limit: usize,
+        wanted: &Wanted,
     ) -> Result<DuePage, Error> {
         let mut session = self.shared.readers.lend().await?;
         let names = &self.shared.names;
@@ -148,7 +150,7 @@ impl Postgres {
             return Ok(DuePage::default());
         };
         let (now_ms, since_ms) = (now.as_millis(), since.map(Timestamp::as_millis));
-        let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows_max = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
         let claim = if since.is_some() { CLAIM_FRESH } else { CLAIM };
         let params: [Param<'_>; 5] = [
             &number,
@@ -159,11 +161,11 @@ impl Postgres {
         ];
         let claimed = session.query(claim, &params).await?;
         let mut page = DuePage {
-            more: claimed.len() >= limit,
+            more: claimed.len() >= wanted.limit,
             ..DuePage::default()
         };
-        fill(&mut page, &mut session, target, &claimed).await?;
-        if since.is_none() {
+        fill(&mut page, &mut session, target, &claimed, &wanted.held).await?;
+        if since.is_none() && !page.more {
             let next = session.query(NEXT_DUE, &[&number, &now_ms]).await?;
             let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
             page.next_due_at = next.map(Timestamp::from_millis);
@@ -178,21 +180,26 @@ async fn fill(
     session: &mut Session,
     target: &Name,
     claimed: &[Row],
+    held: &HashSet<i64>,
 ) -> Result<(), Error> {
-    let mut sequences = Vec::with_capacity(claimed.len());
+    let mut all_owed = Vec::with_capacity(claimed.len());
     let mut bodies_bytes = 0;
     for row in claimed {
         if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
             page.more = true;
             break;
         }
+        let owed = owed(row)?;
+        if held.contains(&owed.sequence) {
+            continue;
+        }
         let bytes: Option<i32> = row.try_get(6)?;
         bodies_bytes += usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);
-        sequences.push(row.try_get(0)?);
+        all_owed.push(owed);
     }
+    let sequences: Vec<i64> = all_owed.iter().map(|owed| owed.sequence).collect();
     let mut records = record::read(session, &sequences).await?;
-    for row in &claimed[..sequences.len()] {
-        let owed = owed(row)?;
+    for owed in all_owed {
         let key = DeliveryKey {
             sequence: owed.sequence,
             target: target.clone(),

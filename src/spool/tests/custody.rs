@@ -20,6 +20,7 @@ on_both! {
     a_discard_takes_the_exact_count_or_nothing,
     a_large_order_is_carried_out_to_its_end,
     what_has_just_come_in_is_found_beyond_any_backlog,
+    what_is_in_hand_is_looked_at_and_not_handed_out_again,
 }
 
 pub(in crate::spool) async fn accept(spool: &Spool, submission: Submission) -> Id {
@@ -610,4 +611,28 @@ async fn what_has_just_come_in_is_found_beyond_any_backlog(engine: Engine) {
     let page = spool.due(&name("ehr"), now, 1000).await.expect("reads");
     assert_eq!(page.deliveries.len(), 201);
     assert!(page.deliveries.is_sorted_by_key(|due| due.due_at));
+}
+
+async fn what_is_in_hand_is_looked_at_and_not_handed_out_again(engine: Engine) {
+    let spool = engine.open();
+    for body in ["1", "2", "3", "4"] {
+        accept(&spool, submission(body, &["ehr"])).await;
+    }
+    let sequences = |page: &DuePage| -> Vec<i64> {
+        let keys = page.deliveries.iter().map(|due| &due.key);
+        keys.map(|key| key.sequence).collect()
+    };
+    let ehr = name("ehr");
+    let all = spool.due(&ehr, NOW, 10).await.expect("reads");
+    let all = sequences(&all);
+    let wanted = |limit| Wanted {
+        limit,
+        held: [all[0], all[2]].into(),
+    };
+    for (limit, rest, more) in [(2, vec![all[1]], true), (9, vec![all[1], all[3]], false)] {
+        let page = spool.due(&ehr, NOW, wanted(limit)).await.expect("reads");
+        assert_eq!((sequences(&page), page.more), (rest.clone(), more));
+        let page = spool.fresh(&ehr, NOW, NOW, wanted(limit)).await;
+        assert_eq!(sequences(&page.expect("reads")), rest);
+    }
 }

@@ -104,9 +104,7 @@ impl Grpc {
 
     async fn call(&self, parcel: Parcel<'_>, message: Bytes) -> Result<Outcome, Reason> {
         let mut call = self.lanes.call();
-        let mut headers = post::headers(&self.prepared, parcel);
-        headers.insert(CONTENT_TYPE, GRPC);
-        let request = || self.request(headers.clone(), message.clone());
+        let request = || self.request(parcel, message.clone());
         let answer = post::send(&call.pool, request)
             .await
             .map_err(|error| post::reason_of(&error))?;
@@ -143,8 +141,10 @@ impl Grpc {
         }
     }
 
-    fn request(&self, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    fn request(&self, parcel: Parcel<'_>, message: Bytes) -> Request<Full<Bytes>> {
+        let mut headers = post::headers(&self.prepared, parcel);
+        headers.insert(CONTENT_TYPE, GRPC);
+        let mut request = Request::new(Full::new(message));
         *request.method_mut() = Verb::POST;
         *request.uri_mut() = self.url.clone();
         *request.version_mut() = Version::HTTP_2;
