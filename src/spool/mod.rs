@@ -74,7 +74,7 @@ pub struct Options {
     pub capacity_bytes: u64,
     /// What bodies and header fields are encrypted with; `None`: nothing is.
     pub keys: Option<Keys>,
-    /// How long settled notifications and the marks for duplicates stay.
+    /// How long settled notifications and the marks for duplicates stay, if they need not make room.
     pub keep_delivered: Duration,
     /// Bytes for requests whose signature matched no secret; 0: none is kept.
     pub unverified_capacity_bytes: u64,

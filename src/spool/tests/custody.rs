@@ -1,8 +1,8 @@
 //! What operators see and do, through the spool's door.
 
 use super::super::{
-    Cursor, CustodyError, DeliveryState, Discard, Done, Entry, EventKind, Filter, Found, IDS_MAX,
-    Release, ReleaseTo, Replay, ReplayTo, Reroute, State,
+    Cursor, CustodyError, DeliveryState, Discard, Done, DuePage, Entry, EventKind, Filter, Found,
+    IDS_MAX, Release, ReleaseTo, Replay, ReplayTo, Reroute, State, Wanted,
 };
 use super::*;
 use crate::notification::Id;
@@ -614,7 +614,9 @@ async fn what_has_just_come_in_is_found_beyond_any_backlog(engine: Engine) {
 }
 
 async fn what_is_in_hand_is_looked_at_and_not_handed_out_again(engine: Engine) {
-    let spool = engine.open();
+    let House {
+        spool, home: _kept, ..
+    } = house(engine);
     for body in ["1", "2", "3", "4"] {
         accept(&spool, submission(body, &["ehr"])).await;
     }
