@@ -113,13 +113,15 @@ impl Desk {
         Ok(answer)
     }
 
-    /// Every entry that the filters (`&key=value…`) leave, page by page, to the end or to the limit.
+    /// Every entry that the filters (`&key=value…`) leave, page by page, to the end or to the limit. Returns the
+    /// numbers of those that cannot be read.
     pub async fn each(
         &self,
         filters: &str,
         limit: Option<usize>,
         mut take: impl FnMut(&Value) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<i64>> {
+        let mut unreadable = Vec::new();
         let mut left = limit.unwrap_or(usize::MAX);
         let mut cursor = String::new();
         while left > 0 {
@@ -131,13 +133,15 @@ impl Desk {
                 .or(page["unverified"].as_array());
             let entries = entries.context("this is no operator address: its answer is no list")?;
             entries.iter().try_for_each(&mut take)?;
+            let damaged = page["unreadable"].as_array().into_iter().flatten();
+            unreadable.extend(damaged.filter_map(Value::as_i64));
             left = left.saturating_sub(entries.len());
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => break,
             }
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     /// Walks the whole spool of a stopped relay.

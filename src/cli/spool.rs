@@ -248,7 +248,25 @@ async fn list(
     as_text: fn(&Value) -> String,
 ) -> anyhow::Result<()> {
     let show = |entry: &Value| print(&as_text(entry)).map_err(|failure| failure.cause);
-    desk.each(&(which.query() + more), which.limit, show).await
+    let filters = which.query() + more;
+    let unreadable = desk.each(&filters, which.limit, show).await?;
+    ensure!(
+        unreadable.is_empty(),
+        "{} more cannot be read, and may be among these: their records are damaged (numbers {}); look at the \
+         volume",
+        unreadable.len(),
+        in_words(&unreadable)
+    );
+    Ok(())
+}
+
+/// The first few.
+fn in_words(numbers: &[i64]) -> String {
+    let mut words: Vec<_> = numbers.iter().take(10).map(i64::to_string).collect();
+    if numbers.len() > words.len() {
+        words.push("…".into());
+    }
+    words.join(", ")
 }
 
 fn one_line(entry: &Value) -> String {

@@ -3,7 +3,7 @@
 //! Promises:
 //! * Nothing is left out in silence: a list is read page by page, from a [`Cursor`] that the page before
 //!   it gave, to its end. What is accepted meanwhile comes last; where other relays accept as well, it may
-//!   come too late for this list.
+//!   come too late for this list. What cannot be read is told beside the others.
 //! * Content is read only when it is asked for.
 //! * An order is carried out in commits of a bounded size, between which submissions have their turn. It
 //!   goes on when whoever ordered it leaves. A replay or a release is kept meanwhile: one that a crash cut
@@ -69,6 +69,8 @@ pub struct Cursor(pub i64);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     pub entries: Vec<Entry>,
+    /// Sequences of those beside them whose records are damaged; whether they match may not be known.
+    pub unreadable: Vec<i64>,
     /// Where the next page begins; `None` if this is the last.
     pub next: Option<Cursor>,
 }
@@ -305,7 +307,8 @@ impl Spool {
         self.office.carry_on(&reroute).await;
     }
 
-    /// The notifications that match, after a cursor, at most `limit` or [`PAGE_MAX`] of them.
+    /// The notifications that match, after a cursor, at most `limit` or [`PAGE_MAX`] of them, those that cannot
+    /// be read included.
     ///
     /// Cancellation: safe; it changes nothing.
     pub async fn list(
@@ -327,7 +330,7 @@ impl Spool {
     }
 
     /// The notification of this id with its exact bytes and headers: one for each source that has it,
-    /// oldest first.
+    /// oldest first. An error if there is none but what cannot be read.
     ///
     /// Cancellation: safe; it changes nothing.
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {

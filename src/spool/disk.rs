@@ -22,12 +22,12 @@
 //! what is sealed (`seal.rs`), and nothing is changed if they do not fit; then the log is copied
 //! and both files and the folder are synced, *before* anything is answered or delivered.
 //!
-//! A failed sync, or any other I/O error of a commit or a checkpoint, a corrupt file, or a panic of one
-//! of the two threads is [`Fatal`]: nobody is told that it worked, nothing is tried again. A full disk
-//! is not: the batch is undone, submissions are refused (duplicates still learn their verdict),
-//! settlements wait in memory and are tried again with the next batch, at least once a second. The
-//! [`ballast`] is let go of for them; until it is back, a submission must fit into pages that are free
-//! inside the database.
+//! A failed sync, or any other I/O error of a commit or a checkpoint, a damaged page that all need, or a
+//! panic of one of the two threads is [`Fatal`]: nobody is told that it worked, nothing is tried again. What
+//! is damaged of one record is not: it stays as it is, and the others go on. Nor is a full disk: the batch is
+//! undone, submissions are refused (duplicates still learn their verdict), settlements wait in memory and are
+//! tried again with the next batch, at least once a second. The [`ballast`] is let go of for them; until it is
+//! back, a submission must fit into pages that are free inside the database.
 //!
 //! Limits: [`queue::ACCEPTS_WAITING_MAX`] submissions wait; the log is copied from 4 MiB on and started
 //! over at 64 MiB (less under a small capacity), unless a program from outside keeps reading: then its
@@ -61,7 +61,7 @@ mod witness;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -89,12 +89,12 @@ use self::witness::Witness;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
-    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Keys, OpenError,
-    Options, Page, ReadError, Settlement, Submission, Wanted,
+    AcceptError, Audit, Counts, DuePage, Fatal, Kept, Keys, OpenError, Options, ReadError,
+    Settlement, Submission, Wanted,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::{Id, Record};
+use crate::notification::Record;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -240,22 +240,6 @@ impl Disk {
         self.read(read::Reader::targets_owed).await
     }
 
-    /// What one step finds; the page may be short, or empty, and not the last.
-    pub async fn list_step(
-        &self,
-        filter: &Filter,
-        after: Cursor,
-        limit: usize,
-    ) -> Result<Page, ReadError> {
-        let filter = filter.clone();
-        self.read(move |reader| reader.list(&filter, after, limit))
-            .await
-    }
-
-    pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
-        self.read(move |reader| reader.find(id)).await
-    }
-
     pub async fn record(&self, sequence: i64) -> Result<Option<Record>, ReadError> {
         self.read(move |reader| reader.record(sequence)).await
     }
@@ -278,6 +262,11 @@ impl Disk {
 
     pub fn queue(&self) -> &Queue {
         &self.shared.queue
+    }
+
+    /// Something beside it cannot go on: nothing more is accepted, and the process is to end.
+    pub fn fail(&self, fatal: Fatal) {
+        self.shared.fail(fatal);
     }
 
     pub fn wake(&self, target: &Name) -> Arc<Notify> {
@@ -332,8 +321,7 @@ impl Disk {
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             let ended = catch_unwind(AssertUnwindSafe(|| work(&shared)));
             if let Err(fatal) = ended.unwrap_or_else(|_| Err(Fatal::panicked())) {
-                shared.queue.abandon();
-                shared.alarm.sound(fatal);
+                shared.fail(fatal);
             }
         });
         match thread {
@@ -381,6 +369,11 @@ impl Shared {
             witness,
             metrics,
         }
+    }
+
+    fn fail(&self, fatal: Fatal) {
+        self.queue.abandon();
+        self.alarm.sound(fatal);
     }
 
     /// What an error means. Want of room is acted on.

@@ -144,13 +144,17 @@ impl Engine {
             next: Some(after),
             ..Page::default()
         };
-        while let Some(after) = page.next.filter(|_| page.entries.len() < limit) {
-            let left = limit - page.entries.len();
+        while let Some(after) = page.next {
+            let left = limit.saturating_sub(page.entries.len() + page.unreadable.len());
+            if left == 0 {
+                break;
+            }
             let mut step = match self {
                 Self::Disk(disk) => disk.list_step(filter, after, left).await?,
                 Self::Postgres(postgres, _) => postgres.list_step(filter, after, left).await?,
             };
             page.entries.append(&mut step.entries);
+            page.unreadable.append(&mut step.unreadable);
             page.next = step.next;
         }
         Ok(page)

@@ -9,6 +9,7 @@
 //!   answer that was lost, by a sender that came again elsewhere, by a move that a crash cut short. It is
 //!   settled here once the server's COMMIT has returned. So a move is made twice at worst, and what it moves
 //!   is delivered as if once, for as long as the mark lives.
+//! * What cannot be read is told once, stays, and is in the way of nothing behind it.
 //! * What is pending here moves with its targets and its reason for quarantine; dead letters, which only a
 //!   folder has that was a spool of its own, stay.
 //!
@@ -19,9 +20,12 @@
 //! Limits: a move is of [`MOVED_MAX`] notifications or [`MOVED_BYTES_MAX`] of bodies, which the server commits
 //! with what else waits. [`Fallback`] owns the mover's thread; dropping it ends that between two steps.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -34,7 +38,7 @@ use super::orders::{Deed, Note, Order};
 use super::postgres::Postgres;
 use super::{
     AcceptError, Cursor, DeliveryKey, DeliveryState, Entry, FallbackOptions, Fatal, Filter, Kept,
-    OpenError, ReadError, Reason, Settled, Settlement, State, Submission,
+    OpenError, ReadError, Settled, Settlement, State, Submission,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -69,6 +73,8 @@ struct House {
     leans_on_disk: AtomicBool,
     arrived: Notify,
     end: Notify,
+    /// Sequences of what cannot be read, as far as it has been told.
+    told: Mutex<HashSet<i64>>,
     metrics: Metrics,
 }
 
@@ -101,13 +107,14 @@ impl Fallback {
             leans_on_disk: AtomicBool::new(false),
             arrived: Notify::new(),
             end: Notify::new(),
+            told: Mutex::default(),
             metrics,
             server,
         });
         let mover = {
-            let house = house.clone();
-            let thread = std::thread::Builder::new().name("spool-mover".into());
-            thread.spawn(move || house.runtime().block_on(house.work()))
+            let (house, fails) = (house.clone(), house.clone());
+            let work = move || house.runtime().block_on(house.work());
+            start(work, move |fatal| fails.disk.fail(fatal))
         };
         let mover = mover.map_err(|error| failure(error.to_string()))?;
         Ok(Self {
@@ -140,7 +147,8 @@ impl Fallback {
     pub fn held(&self) -> u64 {
         let waiting = [metrics::State::Pending, metrics::State::Held];
         let waiting = waiting.map(|state| self.house.metrics.notifications(state).get());
-        waiting.iter().sum::<i64>().unsigned_abs()
+        // Below 0 where some could not be counted, and were moved.
+        u64::try_from(waiting.iter().sum::<i64>()).unwrap_or(0)
     }
 
     pub fn is_open(&self) -> bool {
@@ -155,11 +163,26 @@ impl Fallback {
 impl Drop for Fallback {
     fn drop(&mut self) {
         self.house.end.notify_one();
-        if let Some(mover) = self.mover.take() {
-            // A panic of it has left what it was at on the disk.
+        if let Some(mover) = self.mover.take()
+            // Whoever is told of its end may let go of the last handle, on that thread.
+            && mover.thread().id() != thread::current().id()
+        {
             let _ = mover.join();
         }
     }
+}
+
+/// The mover's thread. A panic is told: without it, what is acknowledged would stay here in silence.
+fn start(
+    work: impl FnOnce() + Send + 'static,
+    fail: impl FnOnce(Fatal) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name("spool-mover".into());
+    thread.spawn(move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            fail(Fatal::panicked());
+        }
+    })
 }
 
 impl House {
@@ -195,12 +218,8 @@ impl House {
 
     async fn keep_moving(&self) {
         loop {
-            let looked = if self.holds_any() {
-                self.look().await.unwrap_or(Look::Refused)
-            } else {
-                Look::AllMoved
-            };
-            match looked {
+            // By the rows, whatever the gauges show: those of a damaged page are in no gauge.
+            match self.look().await.unwrap_or(Look::Refused) {
                 Look::AllMoved => {
                     self.leans_on_disk.store(false, Ordering::Release);
                     self.arrived.notified().await;
@@ -209,12 +228,6 @@ impl House {
                 Look::Refused => tokio::time::sleep(AGAIN_AFTER).await,
             }
         }
-    }
-
-    fn holds_any(&self) -> bool {
-        let pending = self.metrics.notifications(metrics::State::Pending).get();
-        let held = Reason::ALL.map(|reason| self.metrics.quarantine(reason).get());
-        pending > 0 || held.iter().any(|held| *held > 0)
     }
 
     /// Once through all that is to be moved.
@@ -229,6 +242,10 @@ impl House {
             while let Some(after) = next {
                 let page = self.disk.list_step(&filter, after, MOVED_MAX).await?;
                 next = page.next;
+                for sequence in &page.unreadable {
+                    self.tell_unreadable(*sequence);
+                    worst = worst.max(Look::Unreadable);
+                }
                 let mut entries = &page.entries[..];
                 while !entries.is_empty() {
                     let (now, later) = entries.split_at(fitting(entries));
@@ -251,9 +268,7 @@ impl House {
         let mut put = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(record) = self.disk.record(entry.sequence).await? else {
-                self.metrics.error(Op::Read);
-                let sequence = entry.sequence;
-                tracing::error!(sequence, "not moved: its content cannot be read");
+                self.tell_unreadable(entry.sequence);
                 look = look.max(Look::Unreadable);
                 continue;
             };
@@ -282,6 +297,17 @@ impl House {
             look = Look::Refused;
         }
         Ok((look, kept.len()))
+    }
+
+    fn tell_unreadable(&self, sequence: i64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(sequence) {
+            self.metrics.error(Op::Read);
+            tracing::error!(
+                sequence,
+                "not moved, and tried again every 5 minutes: its record is damaged. Look at the volume"
+            );
+        }
     }
 
     /// They are the server's. False if the disk could not write that down: they are moved again.
@@ -345,4 +371,22 @@ fn fitting(entries: &[Entry]) -> usize {
         bytes <= MOVED_BYTES_MAX
     });
     fits.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mover_that_panics_is_told_and_not_quoted() {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let fail = move |fatal: Fatal| tell.send(fatal.to_string()).expect("waited for");
+        let mover = start(|| panic!("quotes a body"), fail).expect("starts");
+        let told = told.recv().expect("told");
+        assert!(
+            told.contains("panicked") && !told.contains("quotes"),
+            "{told}"
+        );
+        mover.join().expect("it has been caught");
+    }
 }

@@ -9,7 +9,7 @@
 //! * [`Spool::settle`] may ride along with the next commit: a crash before it costs a duplicate attempt,
 //!   never a loss. A settlement is kept in memory and tried again until it is on disk.
 //! * A record that cannot be read, or is not to the bit what was received, is never delivered, and delays
-//!   no other.
+//!   no other; nor does it end an order or a list for the others.
 //! * Opened with [`Keys`], it keeps bodies and header fields encrypted, and opens with no others.
 //! * A full disk, or a full quota, refuses new notifications and heals by itself. A failed sync of a file of
 //!   ours ends the process with exit code 74: after one, nothing read back from it can be trusted.
@@ -74,7 +74,7 @@ pub struct Options {
     pub capacity_bytes: u64,
     /// What bodies and header fields are encrypted with; `None`: nothing is.
     pub keys: Option<Keys>,
-    /// How long settled notifications and the marks for duplicates stay.
+    /// How long settled notifications and the marks for duplicates stay, if they need not make room.
     pub keep_delivered: Duration,
     /// Bytes for requests whose signature matched no secret; 0: none is kept.
     pub unverified_capacity_bytes: u64,

@@ -185,6 +185,30 @@ async fn a_stopped_relays_folder_is_asked_directly() {
     assert!(!nowhere.exists(), "looking makes nothing");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_told_beside_the_others() {
+    let target = Target::start(|_| 422).await;
+    let setup = Setup::new(&config(&target));
+    assert!(with_dead_letters(&setup).await.terminate().await.success());
+    let folder = setup.path().join("spool");
+    let rows = rusqlite::Connection::open(folder.join("spool.db")).expect("opens");
+    let harm = "UPDATE delivery SET attempts = -1 WHERE seq = 2";
+    rows.execute_batch(harm).expect("writes");
+    drop(rows);
+    let folder = folder.to_str().expect("text");
+    for command in ["list", "export"] {
+        let output = spool(&[command, "--path", folder]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(told(&output).lines().count(), HELD - 1, "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("(numbers 2)"), "{said}");
+    }
+    let said = refused(&["discard", "--count", "3", "--path", folder]);
+    assert!(said.contains("damaged") && said.contains("`ids`"), "{said}");
+    let said = refused(&["replay", "--path", folder]);
+    assert!(said.contains("1 of 3 stay"), "{said}");
+}
+
 /// In the header of the database: SQLite, "Database File Format", 1.3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_a_newer_or_another_program_is_refused_and_left_as_it_is() {

@@ -98,8 +98,10 @@ impl Desk {
         for (at, entry) in page.entries.iter().enumerate() {
             bytes += entry.content.as_ref().map_or(0, |it| it.body_bytes);
             if at > 0 && bytes > PAGE_BODY_BYTES {
-                page.next = Some(Cursor(page.entries[at - 1].sequence));
+                let last = page.entries[at - 1].sequence;
+                page.next = Some(Cursor(last));
                 page.entries.truncate(at);
+                page.unreadable.retain(|sequence| *sequence <= last);
                 break;
             }
             records.push(self.spool.record(entry.sequence).await?);

@@ -107,6 +107,9 @@ fn order(errand: &Errand) -> Order<'_> {
 #[derive(Serialize)]
 pub(super) struct Page<'a> {
     notifications: Vec<Entry<'a>>,
+    /// The spool's own numbers of those beside them whose records are damaged.
+    #[serde(skip_serializing_if = "<[i64]>::is_empty")]
+    unreadable: &'a [i64],
     /// What to give as `cursor` for the next page; null if this is the last.
     next: Option<String>,
 }
@@ -169,6 +172,7 @@ pub(super) fn page<'a>(page: &'a spool::Page, records: &'a [Option<Record>]) -> 
     let entries = page.entries.iter().enumerate();
     Page {
         notifications: entries.map(|(at, it)| entry(it, record(at))).collect(),
+        unreadable: &page.unreadable,
         next: page.next.map(|cursor| cursor.to_string()),
     }
 }
@@ -180,6 +184,7 @@ pub(super) fn found(found: &[Found], with_content: bool) -> Page<'_> {
             .iter()
             .map(|it| entry(&it.entry, it.record.as_ref().filter(|_| with_content)))
             .collect(),
+        unreadable: &[],
         next: None,
     }
 }

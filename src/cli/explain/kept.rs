@@ -85,7 +85,10 @@ pub(super) fn since(
         Some(line) if as_json => print_json(&line),
         Some(line) => print(&line.to_string()).map_err(|failure| failure.cause),
     };
-    runtime()?.block_on(desk.each(&filters, None, compare))?;
+    let unreadable = runtime()?.block_on(desk.each(&filters, None, compare))?;
+    let unreadable = unreadable.len() as u64;
+    tally.looked_at += unreadable;
+    tally.without_body += unreadable;
     if as_json {
         return Ok(print_json(&tally)?);
     }

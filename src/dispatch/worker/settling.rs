@@ -115,22 +115,21 @@ impl TargetWorker {
     }
 
     /// Deliveries whose records cannot be read: they stay pending, and out of the way of the others.
-    pub fn postpone(&mut self, unreadable: Vec<DeliveryKey>) {
-        let hold = |key: &DeliveryKey| self.window.hold(key.sequence);
-        let held: Vec<_> = unreadable.into_iter().filter(hold).collect();
-        let Some(first) = held.first() else {
+    pub fn postpone(&mut self, mut unreadable: Vec<DeliveryKey>) {
+        unreadable.retain(|key| self.window.hold(key.sequence));
+        let Some(first) = unreadable.first() else {
             return;
         };
         tracing::error!(
             target = %self.name,
-            count = held.len(),
+            count = unreadable.len(),
             first_sequence = first.sequence,
             "records cannot be read, or are not what was received; their deliveries wait, and are tried \
              again every 5 minutes. Look at the volume"
         );
         let at = Timestamp::now();
         let due_at = at.plus(UNREADABLE_PAUSE);
-        for key in held {
+        for key in unreadable {
             self.hand_over(Settlement {
                 key,
                 at,

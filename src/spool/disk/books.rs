@@ -217,9 +217,16 @@ impl Books {
         }
     }
 
-    /// A settled notification is gone for good.
-    pub fn unmarked(&mut self) {
-        self.notifications[State::Settled as usize] -= 1;
+    /// Notifications that are settled.
+    pub fn settled(&self) -> u64 {
+        let gauge = self.metrics.notifications(State::Settled);
+        let settled = gauge.get() + self.notifications[State::Settled as usize];
+        u64::try_from(settled).unwrap_or(0)
+    }
+
+    /// So many settled notifications are gone for good.
+    pub fn unmarked(&mut self, count: usize) {
+        self.notifications[State::Settled as usize] -= i64::try_from(count).unwrap_or(i64::MAX);
     }
 
     /// Writes the batch's sums into the ledger.

@@ -2,7 +2,7 @@
 //!
 //! What arrives while the writer is at the disk is its next batch. Senders that were answered together
 //! come back together, but not at once: without a word, the first of them would get a commit of its own
-//! and the others wait behind it. So after a commit for several, the next waits for half as many, though
+//! and the others wait behind it. So after a commit for several, the next waits for three in four of them,
 //! no longer than [`GATHER_WAIT`]; a sender that comes alone never waits for company. Settlements alone
 //! linger for a moment, to ride with a submission's commit.
 //! Bounded: submissions by [`ACCEPTS_WAITING_MAX`], settlements by the attempts in flight, operators'
@@ -208,7 +208,7 @@ impl Waiting {
 
     fn take(&mut self, batch: &mut Batch) -> Taken {
         if !self.batch.accepts.is_empty() {
-            self.expected = self.batch.accepts.len() / 2;
+            self.expected = self.batch.accepts.len() * 3 / 4;
         }
         batch.accepts.append(&mut self.batch.accepts);
         batch.settlements.append(&mut self.batch.settlements);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_shared_commit_the_next_waits_for_half_as_many_but_not_long() {
+    fn after_a_shared_commit_the_next_waits_for_three_in_four_but_not_long() {
         let queue = waiting_for(0);
         for label in ["a", "b", "c", "d"] {
             push(&queue, label);
@@ -259,13 +259,17 @@ mod tests {
         push(&queue, "e");
         let arrived = Instant::now();
         let long_before = arrived.checked_sub(GATHER_WAIT).expect("uptime");
-        assert!(!queue.lock().is_ready(long_before), "one of two is there");
+        push(&queue, "f");
+        assert!(
+            !queue.lock().is_ready(long_before),
+            "two of three are there"
+        );
         assert!(
             queue.lock().is_ready(arrived + GATHER_WAIT),
             "the wait is over"
         );
-        push(&queue, "f");
-        assert!(queue.lock().is_ready(long_before), "both are there");
+        push(&queue, "g");
+        assert!(queue.lock().is_ready(long_before), "all three are there");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The readers: a few connections of their own, so that reading never waits for the writer. Every
 //! read is one short, bounded transaction; the WAL cannot start over beneath a longer one.
 //!
-//! What cannot be read costs nobody but itself: see `owed.rs` and `record.rs`.
+//! What cannot be read costs nobody but itself: see `owed.rs`, `record.rs` and `select.rs`.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

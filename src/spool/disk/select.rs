@@ -153,7 +153,7 @@ impl Selector {
         } = self.candidates();
         let mut find = connection.prepare_cached(&format!(
             "SELECT DISTINCT {key} FROM {from}
-             WHERE {among} AND {only} AND {key} > :after AND {key} <= :until
+             WHERE {among} AND {only} AND {key} >= :from AND {key} <= :until
              AND (:source IS NULL OR n.source = :source)
              AND (:since IS NULL OR n.received_at >= :since)
              AND (:reason IS NULL OR n.quarantine = :reason)
@@ -162,7 +162,8 @@ impl Selector {
         ))?;
         let matching = find.query_map(
             named_params! {
-                ":after": after,
+                // Not the page of the one before, which may be damaged.
+                ":from": after.saturating_add(1),
                 ":until": until,
                 ":source": self.source,
                 ":target": self.target,

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Result as Sql};
 
+use super::Disk;
 use super::delivery::Row as DeliveryRow;
+use super::fault::is_damage;
 use super::history;
 use super::read::Reader;
 use super::record::{self, named};
@@ -13,15 +15,51 @@ use super::select::Selector;
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::{Id, Record};
+use crate::spool::metrics::Op;
 use crate::spool::{
-    Content, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, Reason, Verdict,
+    Content, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, ReadError, Reason,
+    Verdict,
 };
 
 type Names = HashMap<i64, Name>;
 
-impl Reader {
+impl Disk {
     /// What one step finds; the page may be short, or empty, and not the last.
-    pub fn list(&mut self, filter: &Filter, after: Cursor, limit: usize) -> Sql<Page> {
+    pub async fn list_step(
+        &self,
+        filter: &Filter,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        let filter = filter.clone();
+        let page = self.read(move |reader| reader.list(&filter, after, limit));
+        let page = page.await?;
+        for _ in &page.unreadable {
+            self.shared.metrics.error(Op::Read);
+        }
+        Ok(page)
+    }
+
+    pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
+        let (found, unreadable) = self.read(move |reader| reader.find(id)).await?;
+        for sequence in &unreadable {
+            self.shared.metrics.error(Op::Read);
+            tracing::error!(
+                sequence,
+                "not shown: its record is damaged. Look at the volume"
+            );
+        }
+        match unreadable.first() {
+            Some(sequence) if found.is_empty() => Err(ReadError::new(format!(
+                "the record of this notification, number {sequence}, is damaged; look at the volume"
+            ))),
+            _ => Ok(found),
+        }
+    }
+}
+
+impl Reader {
+    fn list(&mut self, filter: &Filter, after: Cursor, limit: usize) -> Sql<Page> {
         let snapshot = self.connection.unchecked_transaction()?;
         let Some(selector) = Selector::resolve(&snapshot, &self.seal, filter)? else {
             return Ok(Page::default());
@@ -29,11 +67,14 @@ impl Reader {
         let step = selector.step(&snapshot, after.0, limit)?;
         let mut page = Page {
             next: step.next.map(Cursor),
+            unreadable: step.unreadable,
             ..Page::default()
         };
         for sequence in step.sequences {
-            let entry = entry(&snapshot, &self.seal, &mut self.names, sequence)?;
-            page.entries.push(entry);
+            match entry(&snapshot, &self.seal, &mut self.names, sequence) {
+                Err(error) if is_damage(&error) => page.unreadable.push(sequence),
+                entry => page.entries.push(entry?),
+            }
         }
         Ok(page)
     }
@@ -42,7 +83,8 @@ impl Reader {
         record::read(&self.connection, &self.seal, &mut self.names, sequence)
     }
 
-    pub fn find(&mut self, id: Id) -> Sql<Vec<Found>> {
+    /// With the sequences of those that cannot be read.
+    fn find(&mut self, id: Id) -> Sql<(Vec<Found>, Vec<i64>)> {
         let snapshot = self.connection.unchecked_transaction()?;
         let ids = Some(vec![id]);
         let filter = Filter {
@@ -51,17 +93,21 @@ impl Reader {
         };
         let selector = Selector::resolve(&snapshot, &self.seal, &filter)?;
         let Some(selector) = selector else {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         };
-        let found = selector.step(&snapshot, 0, usize::MAX)?.sequences;
+        let step = selector.step(&snapshot, 0, usize::MAX)?;
+        let (mut found, mut unreadable) = (Vec::new(), step.unreadable);
         let (seal, names) = (&self.seal, &mut self.names);
-        let show = |sequence| {
-            Ok(Found {
-                entry: entry(&snapshot, seal, names, sequence)?,
-                record: record::read(&snapshot, seal, names, sequence)?,
-            })
-        };
-        found.into_iter().map(show).collect()
+        for sequence in step.sequences {
+            match entry(&snapshot, seal, names, sequence) {
+                Err(error) if is_damage(&error) => unreadable.push(sequence),
+                entry => found.push(Found {
+                    entry: entry?,
+                    record: record::read(&snapshot, seal, names, sequence)?,
+                }),
+            }
+        }
+        Ok((found, unreadable))
     }
 }
 

@@ -42,6 +42,12 @@ const RESTART_REST: u32 = 2;
 /// The header of a frame in the WAL (SQLite, "WAL-mode File Format", 1.2).
 const FRAME_HEADER_BYTES: u64 = 24;
 
+/// Marks alone take no more than one part in so many of the capacity while there is need of it.
+const MARKS_SHARE: u64 = 4;
+
+/// What a mark takes where no page has a gap: a row, and an entry in each of two indexes.
+const MARK_BYTES_MIN: u64 = 140;
+
 /// How one leaves: the deliveries that go with it, by target.
 type Dropping<'c> = fn(&mut Rows<'c>, i64) -> Sql<Vec<(i64, DeliveryState)>>;
 
@@ -76,22 +82,38 @@ impl<'c> Writer<'c> {
     }
 
     /// Drops the oldest settled notifications before their time, and leaves their marks, until there are so
-    /// many bytes of room or nothing more to drop.
+    /// many bytes of room or nothing more to drop. Then the oldest marks, while they take more than their share:
+    /// better to take a repetition for new than to refuse what is new.
     pub(super) fn make_room(&mut self, bytes: u64) -> Sql<()> {
-        let latest = Timestamp::from_millis(i64::MAX);
         for _ in 0..DROPS_MAX {
-            // What is damaged makes no room: it leaves as little as it can be read.
-            let old = match self.oldest_settled(false, latest) {
-                Err(error) if is_damage(&error) => Vec::new(),
-                old => old?,
-            };
-            let dropped = self.drop_sound(&old, Rows::empty)?;
+            let mut dropped = self.drop_early(false, Rows::empty)?;
+            if dropped == 0 && self.marks_bytes() > self.limits.capacity_bytes / MARKS_SHARE {
+                dropped = self.drop_early(true, Rows::forget)?;
+            }
             self.measure_pages()?;
             if dropped == 0 || bytes <= self.room() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// At least, once nothing else is left of what is settled.
+    fn marks_bytes(&self) -> u64 {
+        self.books.settled() * MARK_BYTES_MIN
+    }
+
+    fn drop_early(&mut self, emptied: bool, drop: Dropping<'c>) -> Sql<usize> {
+        let old = match self.oldest_settled(emptied, Timestamp::MAX) {
+            // What is damaged makes no room: it leaves as little as it can be read.
+            Err(error) if is_damage(&error) => return Ok(0),
+            old => old?,
+        };
+        let dropped = self.drop_sound(&old, drop)?;
+        if emptied {
+            self.books.unmarked(dropped);
+        }
+        Ok(dropped)
     }
 
     /// Drops a bounded number of settled notifications past their time, with their marks; returns
@@ -163,9 +185,8 @@ impl<'c> Writer<'c> {
             return Ok(0);
         }
         self.rows.begin()?;
-        for _ in 0..self.drop_sound(&old, Rows::forget)? {
-            self.books.unmarked();
-        }
+        let dropped = self.drop_sound(&old, Rows::forget)?;
+        self.books.unmarked(dropped);
         self.books.post(&mut self.rows)?;
         self.rows.commit()?;
         Ok(i64::try_from(old.len()).unwrap_or(DROPPED_MAX))

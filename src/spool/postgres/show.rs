@@ -84,6 +84,7 @@ impl Postgres {
         Ok(Page {
             entries: entries(&mut session, names, &step.sequences).await?,
             next: step.next.map(Cursor),
+            ..Page::default()
         })
     }
 

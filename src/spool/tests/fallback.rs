@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::notification::Record;
+use crate::spool::disk::tests::damage::{damage, leaves};
 use crate::spool::{AcceptError, Cursor, FallbackOptions, Filter, OpenError, metrics};
 
 /// A server, a folder for each of some relays, and what all of them keep.
@@ -122,6 +123,48 @@ async fn what_comes_while_the_server_is_away_is_moved_there_as_it_came() {
     assert_eq!(on_disk(&metrics), 0, "the server has it");
     drop(spool);
     assert_eq!(street.left_in(street.folders[0].path()).await, 0);
+}
+
+/// A row, and a page of which the gauges are counted: they show nothing then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_damaged_keeps_nothing_behind_it_on_the_disk() {
+    for damages_a_page in [false, true] {
+        let mut street = Street::<1>::new();
+        let folder = street.folders[0].path().to_owned();
+        let [(spool, _)] = street.open();
+        street.server.kill();
+        for n in 0..100 {
+            keep(&spool, submission(n.to_string(), &["ehr"])).await;
+        }
+        let stale = quarantined("held", Reason::Stale, Verdict::Accepted);
+        keep(&spool, stale).await;
+        drop(spool);
+        let rows = rusqlite::Connection::open(folder.join("spool.db")).expect("opens");
+        let harm = "UPDATE delivery SET attempts = -1 WHERE seq = 1";
+        rows.execute_batch(harm).expect("writes");
+        let first = "SELECT ncell FROM dbstat WHERE name = 'notification' AND pagetype = 'leaf' ORDER BY path";
+        let on_page: usize = rows
+            .query_row(first, [], |row| row.get::<_, u16>(0))
+            .expect("reads")
+            .into();
+        drop(rows);
+        let mut moved = 100;
+        if damages_a_page {
+            damage(&folder, &leaves(&folder, "notification")[..1]);
+            moved = 101 - on_page;
+        }
+        street.server.run();
+        let [(spool, metrics)] = street.open();
+        eventually(|| street.notifications() == moved.to_string()).await;
+        assert_eq!(all_due(&spool, "ehr").await.len(), moved - 1);
+        let errors = || metrics.error_count(metrics::Op::Read);
+        assert!(errors() > 0);
+        // The server was away, and is back.
+        street.server.kill();
+        keep(&spool, submission("late", &["ehr"])).await;
+        street.server.run();
+        eventually(|| street.notifications() == (moved + 1).to_string()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

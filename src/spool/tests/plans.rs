@@ -43,6 +43,7 @@ async fn plans_stay_flat_with_a_long_backlog_and_eight_relays() {
                 for due in &page.deliveries[..30] {
                     settle(&relay, &due.key, Settled::Delivered).await;
                 }
+                relay.due(&name("audit"), NOW, 100).await.expect("reads");
                 let left: Vec<_> = page.deliveries[30..].iter().collect();
                 let left: Vec<_> = left.iter().map(|due| due.key.sequence).collect();
                 relay.give_back(&ehr, &left).await.expect("is written");

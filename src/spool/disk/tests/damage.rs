@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::spool::{Cursor, Filter, State};
 
 const PAGE: usize = 4096;
 const KEPT: usize = 60;
@@ -25,7 +26,7 @@ async fn settled() -> TempDir {
 }
 
 /// Overwrites these pages, the first of which is number 1.
-pub(super) fn damage(folder: &Path, pages: &[usize]) {
+pub(in crate::spool) fn damage(folder: &Path, pages: &[usize]) {
     let file = folder.join("spool.db");
     let mut bytes = fs::read(&file).expect("reads");
     for page in pages {
@@ -35,7 +36,7 @@ pub(super) fn damage(folder: &Path, pages: &[usize]) {
 }
 
 /// The pages that hold the rows of a table, or of an index, in order; of a folder that nobody has open.
-pub(super) fn leaves(folder: &Path, table: &str) -> Vec<usize> {
+pub(in crate::spool) fn leaves(folder: &Path, table: &str) -> Vec<usize> {
     let rows = Connection::open(folder.join("spool.db")).expect("opens");
     let sql = "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path";
     let mut find = rows.prepare(sql).expect("SQL");
@@ -212,6 +213,49 @@ async fn a_delivery_whose_notification_is_gone_refuses_no_other() {
     let kept = spool.accept(submission("third", &["ehr"])).await;
     assert_eq!(kept, Ok(Kept::Now));
     settle(&spool, &due[1].key, Settled::Delivered).await;
+}
+
+#[tokio::test]
+async fn a_list_tells_what_cannot_be_read_beside_the_others() {
+    let House { spool, folder, .. } = house();
+    for n in 0..100 {
+        let kept = spool.accept(submission(n.to_string(), &["ehr"])).await;
+        assert_eq!(kept, Ok(Kept::Now));
+    }
+    let id = |n: usize| submission(n.to_string(), &["ehr"]).notification.id;
+    drop(spool);
+    closed(folder.path()).await;
+    let rows = Connection::open(folder.path().join("spool.db")).expect("opens");
+    let harm = "UPDATE delivery SET attempts = -1 WHERE seq = 100";
+    rows.execute_batch(harm).expect("writes");
+    drop(rows);
+    damage(folder.path(), &leaves(folder.path(), "notification")[..1]);
+    let (spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
+    for (state, target) in [(None, None), (Some(State::Pending), Some(name("ehr")))] {
+        let filter = Filter {
+            state,
+            target,
+            ..Filter::default()
+        };
+        let (mut shown, mut unreadable) = (Vec::new(), Vec::new());
+        let mut next = Some(Cursor::default());
+        while let Some(after) = next {
+            let page = spool.list(&filter, after, 7).await.expect("reads");
+            assert!(page.entries.len() + page.unreadable.len() <= 7);
+            shown.extend(page.entries.iter().map(|entry| entry.sequence));
+            unreadable.extend(page.unreadable);
+            next = page.next;
+        }
+        assert!(unreadable.starts_with(&[1, 2]) && unreadable.ends_with(&[100]));
+        assert!(shown.len() > 20 && shown.ends_with(&[98, 99]));
+        shown.append(&mut unreadable);
+        shown.sort_unstable();
+        assert_eq!(shown, (1..=100).collect::<Vec<_>>(), "each once");
+    }
+    assert!(metrics.error_count(Op::Read) > 0);
+    assert_eq!(spool.find(id(98)).await.expect("reads").len(), 1);
+    let refused = spool.find(id(99)).await.expect_err("is no absence");
+    assert!(refused.to_string().contains("number 100"), "{refused}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::notification::Id;
 use crate::spool::keys::tests::keys;
 use crate::spool::{Due, KeyFault, Keys, UnverifiedRequest};
 use crate::verify::Signed;
