@@ -109,7 +109,10 @@ pub(super) fn state(row: &Row, column: usize) -> Result<DeliveryState, Error> {
 }
 
 pub(super) fn name(row: &Row, column: usize) -> Result<Name, Error> {
-    Name::new(row.try_get(column)?).map_err(|_| Error::Foreign("a name"))
+    // No text at all is none either.
+    let text: Option<&str> = row.try_get(column).ok();
+    let name = text.and_then(|text| Name::new(text).ok());
+    name.ok_or(Error::Foreign("a name"))
 }
 
 pub(super) fn moment(row: &Row, column: usize) -> Result<Option<Timestamp>, Error> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::spool::metrics::Op;
-use crate::spool::{CustodyError, Discard, Filter, Replay, ReplayTo, State};
+use crate::spool::{Cursor, CustodyError, Discard, Filter, Replay, ReplayTo, State};
 
 const PAGE: usize = 8192;
 
@@ -140,6 +140,11 @@ async fn a_record_that_is_not_what_was_received_is_in_nobodys_way() {
     assert_eq!(fresh.expect("reads").deliveries.len(), 1);
     let record = place.spool.record(3).await.expect("reads");
     assert!(record.is_none(), "an operator is shown nothing else");
+    let all = Filter::default();
+    let page = place.spool.list(&all, Cursor::default(), 9).await;
+    let page = page.expect("reads");
+    let shown: Vec<_> = page.entries.iter().map(|entry| entry.sequence).collect();
+    assert_eq!((shown, page.unreadable), (vec![3, 4, 7], vec![1, 2, 5, 6]));
 }
 
 /// Bodies that are kept in the row, and bodies that are too long for that.
