@@ -147,16 +147,21 @@ async fn a_record_that_is_not_what_was_received_is_in_nobodys_way() {
     assert_eq!((shown, page.unreadable), (vec![3, 4, 7], vec![1, 2, 5, 6]));
 }
 
+/// Where bodies are that are too long for a row.
+const LONG_BODIES: &str = "(SELECT reltoastrelid FROM pg_class WHERE oid = 'content'::regclass)";
+
+/// Of a length that no compression takes away.
+fn noise(length: usize) -> String {
+    std::iter::repeat_with(fastrand::alphanumeric)
+        .take(length)
+        .collect()
+}
+
 /// Bodies that are kept in the row, and bodies that are too long for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_on_a_damaged_page_is_in_nobodys_way() {
-    const LONG: &str = "(SELECT reltoastrelid FROM pg_class WHERE oid = 'content'::regclass)";
-    for (of_bodies, harmed_at) in [("'content'", 100..1000), (LONG, 10_000..20_000)] {
-        let bodies = (0..60).map(|n| {
-            let length = fastrand::usize(harmed_at.clone());
-            let noise = std::iter::repeat_with(fastrand::alphanumeric);
-            format!("{n} {}", noise.take(length).collect::<String>())
-        });
+    for (of_bodies, harmed_at) in [("'content'", 100..1000), (LONG_BODIES, 10_000..20_000)] {
+        let bodies = (0..60).map(|n| format!("{n} {}", noise(fastrand::usize(harmed_at.clone()))));
         let mut place = Place::with(bodies).await;
         assert_eq!(place.harm(of_bodies, |n, _| n == 1).await, 1);
         let (sound, unreadable) = place.due().await;
@@ -173,6 +178,30 @@ async fn a_record_on_a_damaged_page_is_in_nobodys_way() {
         }
         assert_eq!(place.due().await, (sound, Vec::new()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_settled_on_a_damaged_page_stays_and_the_others_leave() {
+    let bodies = numbered(60).map(|n| format!("{n} {}", noise(10_000)));
+    let mut place = Place::with(bodies).await;
+    for due in due(&place.spool, "ehr").await {
+        settle(&place.spool, &due.key, Settled::Delivered).await;
+    }
+    assert_eq!(place.harm(LONG_BODIES, |n, _| n == 1).await, 1);
+    let options = PostgresOptions {
+        keep_delivered: Duration::from_secs(1),
+        ..at(&place.server)
+    };
+    let metrics = Metrics::new(&Registry::new()).expect("new names");
+    let relay = Spool::connect(&options, metrics.clone(), |fatal| panic!("{fatal}"));
+    let _relay = relay.expect("opens");
+    let left = || {
+        let left = place.sql("SELECT count(*) FROM notification");
+        left.parse::<u64>().expect("a number")
+    };
+    eventually(|| left() < 10).await;
+    let told = || metrics.error_count(Op::Read);
+    eventually(|| left() > 0 && left() == told()).await;
 }
 
 /// What was sent for it is known nowhere but here, and it is sent again after the next start.
