@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroize;
+
 use super::fingerprint::{Fingerprint, Tape};
 use super::snapshot::Snapshot;
 
@@ -41,7 +43,10 @@ impl Files<'_> {
 pub fn contents(files: &[PathBuf]) -> Fingerprint {
     let (snapshot, tape) = (Snapshot::default(), Tape::default());
     for file in files {
-        tape.note(file, &snapshot.read(file));
+        let mut read = snapshot.read(file);
+        tape.note(file, &read);
+        // It may be a secret's, and is read again and again.
+        read.iter_mut().for_each(Zeroize::zeroize);
     }
     tape.fingerprint()
 }
@@ -60,7 +65,9 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
             "it is a socket, pipe or device; name a file",
         ));
     }
-    let mut bytes = Vec::new();
+    // At once: what grows leaves copies behind, of a secret perhaps.
+    let room = metadata.len().min(FILE_BYTES_MAX) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0));
     File::open(path)?
         .take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)?;

@@ -169,7 +169,7 @@ async fn see_as_an_operator_does(setup: &Setup, relay: &Relay) {
         ("GET", "/v1/status", ""),
         ("GET", "/v1/config", ""),
         ("GET", "/v1/notifications?limit=1000", ""),
-        ("GET", "/v1/notifications?reason=unverified", ""),
+        ("GET", "/v1/notifications?state=unverified", ""),
         (
             "POST",
             release,
@@ -208,7 +208,7 @@ async fn see_as_an_operator_does(setup: &Setup, relay: &Relay) {
         &["status"][..],
         &["list"],
         &["list", "--json"],
-        &["list", "--reason", "unverified"],
+        &["list", "--state", "unverified"],
         &["replay"],
         &["discard", "--count", "7777"],
     ] {

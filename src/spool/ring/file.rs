@@ -60,7 +60,8 @@ pub struct RingFile {
 /// Bytes that a request takes on disk: whole pages as a rule.
 pub fn cost(request: &UnverifiedRequest) -> u64 {
     let signed = &request.signed;
-    let text = signed.generated_at.len() + signed.signature.len();
+    let content_type = request.content_type.as_ref().map_or(0, String::len);
+    let text = signed.generated_at.len() + signed.signature.len() + content_type;
     (signed.body.len() + text) as u64 + PAGE_BYTES
 }
 
