@@ -5,6 +5,7 @@ mod accounts;
 pub(super) mod custody;
 mod errands;
 mod fallback;
+pub(crate) mod lines;
 mod plans;
 #[path = "../../tests/it/harness/postgres.rs"]
 pub(super) mod server;
