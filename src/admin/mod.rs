@@ -4,7 +4,8 @@
 //! Promises and limits:
 //! * It answers from the first moment of the process, so a start that takes long can be watched.
 //! * One request a connection, each within [`EXCHANGE_WAIT`]; past [`CONNECTIONS_MAX`] connections the
-//!   newest are closed unanswered. A scraper that hammers or never reads costs a bounded amount.
+//!   oldest that has asked nothing makes room, and if there is none, the newest is closed unanswered. A
+//!   scraper that hammers or never reads costs a bounded amount.
 //! * It reads no request body and changes nothing.
 
 mod listen;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{anyhow, bail, ensure};
 use http::Method;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use super::desk::{Desk, Place, audit_shared};
@@ -322,6 +323,9 @@ fn put(order: &mut Map<String, Value>, key: &str, value: Option<impl serde::Seri
     }
 }
 
+/// What would end a filter's value, or be read as something else in it.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b'&').add(b'+');
+
 impl Which {
     fn query(&self) -> String {
         let pairs = [
@@ -336,7 +340,7 @@ impl Which {
             .into_iter()
             .filter_map(|(key, value)| Some((key, value.as_ref()?)));
         let given: Vec<_> = given
-            .map(|(key, value)| format!("&{key}={value}"))
+            .map(|(key, value)| format!("&{key}={}", utf8_percent_encode(value, ESCAPED)))
             .collect();
         given.concat()
     }

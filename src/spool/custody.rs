@@ -9,11 +9,13 @@
 //!   goes on when whoever ordered it leaves. A replay or a release is kept meanwhile: one that a crash cut
 //!   short goes on when a relay runs again, from where it was.
 //! * A refused order has changed nothing.
+//! * What becomes of an order is in the log, whoever still waits for it: [`OrderLine`](super::OrderLine).
 //!
 //! Limits: a page holds [`PAGE_MAX`] notifications, a filter [`IDS_MAX`] ids. Every read is one short
 //! transaction, so a list is no snapshot. Finding by id reads the whole index of marks, some tenths of a
 //! second a million notifications: an index by id would cost each acceptance a page.
 
+mod error;
 mod words;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use std::num::ParseIntError;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use self::error::CustodyError;
 use super::{Errand, ReadError, Reason, Reroute, Spool, Verdict};
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -219,52 +222,6 @@ pub struct Done {
     /// Those that it changed: what was as ordered already is not among them. Of a dry run of a replay or a
     /// release: those that it would try to change.
     pub done: u64,
-}
-
-/// Why an order is refused, or was cut short.
-#[derive(Debug, thiserror::Error)]
-pub enum CustodyError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(
-        "{found} match, not {expected}: nothing was discarded; look again, then give that count"
-    )]
-    Count { expected: u64, found: u64 },
-    #[error(
-        "only dead letters and what is in quarantine can be discarded; name one of these states"
-    )]
-    State,
-    #[error("more than {max} match; narrow the filter")]
-    TooMany { max: usize },
-    #[error("other orders wait for the spool; try again in a moment")]
-    Busy,
-    #[error("the disk is full; make room, then give the order again")]
-    Full,
-    #[error("the commit failed; give the order again, unless `spool status` shows it")]
-    Failed,
-    #[error(
-        "the spool has ended; give the order again when it runs, unless `spool status` shows it"
-    )]
-    Ended,
-    /// Only of a discard.
-    #[error(
-        "{done} of {matched} were discarded; others are no longer as they were counted, and stay: look again, \
-         then give the new count"
-    )]
-    Changed { done: u64, matched: u64 },
-    #[error(
-        "a record that it would change is damaged, and nothing of that commit is done; the relay's log names it: \
-         leave it out, by the `ids` of the others"
-    )]
-    Damaged,
-    /// Another may be at it.
-    #[error(
-        "{done} are done, then: {cause}. Do not give it again: the relay goes on with it as soon as it can, \
-         `spool status` shows it"
-    )]
-    CutShort { done: u64, cause: Box<Self> },
-    #[error("another relay is at it")]
-    Taken,
 }
 
 impl Spool {

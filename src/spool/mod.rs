@@ -50,7 +50,7 @@ pub use error::{Fatal, KeyFault, OpenError, ReadError};
 pub use keys::{Keys, KeysError};
 pub use metrics::Metrics;
 use orders::Office;
-pub use orders::{Errand, Reroute};
+pub use orders::{Errand, OrderLine, Reroute};
 pub use postgres::{CONNECTIONS_MIN, FallbackOptions, PostgresOptions, ServerTls, migration};
 pub use ring::{Ring, UnverifiedEntry, UnverifiedRequest};
 pub use verdict::{Reason, Verdict};

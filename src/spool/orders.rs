@@ -5,11 +5,13 @@
 //! (`orders/errand.rs`). A deed looks at the rows as they are: one that is done already changes nothing.
 
 mod errand;
+mod line;
 mod office;
 
 use tokio::sync::oneshot;
 
 pub use self::errand::Errand;
+pub use self::line::OrderLine;
 pub(super) use self::office::Office;
 pub use self::office::Reroute;
 

@@ -6,6 +6,7 @@ pub(super) mod custody;
 mod damage;
 mod errands;
 mod fallback;
+pub(crate) mod lines;
 mod plans;
 #[path = "../../tests/it/harness/postgres.rs"]
 pub mod server;

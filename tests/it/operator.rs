@@ -61,6 +61,18 @@ fn done(matched: u64, done: u64) -> (u16, Value) {
     (200, json!({ "matched": matched, "done": done }))
 }
 
+/// The log comes to have a line of an order with these fields.
+async fn logged(relay: &Relay, fields: Value) {
+    let fields = fields.as_object().expect("fields");
+    let has_all = |line: &Value| fields.iter().all(|(name, value)| line[name] == *value);
+    eventually(&format!("{fields:?} are logged"), async || {
+        let log = relay.log();
+        let mut lines = log.iter();
+        lines.any(|line| line["message"] == "an operator's order" && has_all(line))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_operator_learns_and_changes_nothing() {
     let setup = with_token();
@@ -137,6 +149,8 @@ async fn what_is_held_is_listed_page_by_page_and_shown_with_its_history() {
         .await;
     assert_eq!(whole["notifications"][0]["content"]["body"], body(0));
 
+    let escaped = format!("since=2025-01-01T00%3A00%3A00Z&ids={id}%2C{id}");
+    assert_eq!(list(&relay, &escaped).await.len(), 1);
     for (path, code) in [
         ("/v1/notifications/0123456789abcdef0123456789abcdef", 404),
         ("/v1/notifications/short", 400),
@@ -166,7 +180,14 @@ async fn dead_letters_are_replayed_when_the_target_is_well_again() {
     assert_eq!(order(r#"{"source":"another"}"#).await, done(0, 0));
     assert_eq!(order(r#"{"target":"gone"}"#).await.0, 400);
     assert_eq!(order(r#"{"tarket":"ehr"}"#).await.0, 400);
-    assert_eq!(order(r#"{"target":"ehr"}"#).await, done(3, 3));
+    let narrow = r#"{"target":"ehr","source":"suki","since":"1h"}"#;
+    assert_eq!(order(narrow).await, done(3, 3));
+    logged(
+        &relay,
+        json!({"what": "replayed", "by": "operator", "of": "dead_letter", "target": "ehr",
+            "source": "suki", "matched": 3, "done": 3}),
+    )
+    .await;
     eventually("all arrive", async || target.count() == 6).await;
     let replayed = &target.requests()[3];
     assert_eq!(replayed.headers["suki-relay-replay"], "1");
@@ -177,7 +198,9 @@ async fn dead_letters_are_replayed_when_the_target_is_well_again() {
 
     let id = list(&relay, "limit=1").await[0]["id"].clone();
     let path = format!("/v1/notifications/{}/replay", id.as_str().expect("an id"));
-    assert_eq!(relay.operator("POST", &path, "").await, done(1, 1));
+    let to = r#"{"targets":["ehr"]}"#;
+    assert_eq!(relay.operator("POST", &path, to).await, done(1, 1));
+    logged(&relay, json!({"what": "replayed", "ids": id, "to": "ehr"})).await;
     eventually("delivered once more", async || target.count() == 7).await;
     let gone = "/v1/notifications/0123456789abcdef0123456789abcdef/replay";
     assert_eq!(relay.operator("POST", gone, "").await.0, 404);
@@ -201,10 +224,10 @@ async fn what_is_discarded_is_as_many_as_was_said() {
     assert_eq!(list(&relay, "state=dead_letter").await.len(), 3);
     assert_eq!(discard(r#"{"count":3}"#).await, done(3, 3));
     assert_eq!(list(&relay, "state=dead_letter").await.len(), 0);
-    let logged = |line: &Value| line["what"] == "discarded" && line["done"] == 3;
-    eventually("what was done is logged", async || {
-        relay.log().iter().any(logged)
-    })
+    logged(
+        &relay,
+        json!({"what": "discarded", "by": "operator", "of": "dead_letter", "done": 3}),
+    )
     .await;
     assert!(
         (relay
@@ -245,19 +268,26 @@ async fn what_is_quarantined_is_released_by_the_routes_of_now_or_by_force() {
         r#"{"reason":"invalid","action":"reverify"}"#,
         r#"{"reason":"nothing","action":"force","targets":["ehr"]}"#,
         r#"{"reason":"unrouted","action":"reroute","targets":["ehr"]}"#,
+        r#"{"reason":"unverified","action":"reverify","target":"ehr"}"#,
     ] {
         assert_eq!(release(wrong).await.0, 400, "{wrong}");
     }
+    // It is owed to nobody yet.
+    let owed = r#"{"reason":"invalid","action":"force","targets":["ehr"],"target":"ehr"}"#;
+    assert_eq!(release(owed).await, done(0, 0));
     let force = r#"{"reason":"invalid","action":"force","targets":["ehr"]}"#;
     assert_eq!(release(force).await, done(1, 1));
     eventually("it is delivered as it came", async || target.count() == 2).await;
     assert_eq!(target.requests()[1].body, "{}");
     assert_eq!(release(force).await, done(0, 0));
-    let logged = |line: &Value| line["what"] == "released" && line["done"] == 1;
-    eventually("both releases are logged", async || {
-        relay.log().iter().filter(|line| logged(line)).count() == 2
-    })
-    .await;
+    for (reason, to) in [("unrouted", Value::Null), ("invalid", json!("ehr"))] {
+        logged(
+            &relay,
+            json!({"what": "released", "by": "operator", "of": "quarantined", "reason": reason,
+                "to": to, "matched": 1, "done": 1}),
+        )
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,7 @@ fn ask_and_discard(place: [&str; 2]) {
     let list = ok(&at(&["list", "--state", "dead_letter"], &place));
     assert_eq!(list.lines().count(), HELD, "{list}");
     assert!(list.contains("ehr: dead_letter after 1 attempts"), "{list}");
+    assert_eq!(ok(&at(&["list", "--since", "1h 30m"], &place)), list);
     let two = ok(&at(&["list", "--limit", "2"], &place));
     assert_eq!(two.lines().count(), 2);
     let id = list.split("  ").next().expect("an id");

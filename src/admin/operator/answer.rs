@@ -66,6 +66,7 @@ impl From<CustodyError> for Refusal {
             | CustodyError::Busy
             | CustodyError::Failed
             | CustodyError::Ended
+            | CustodyError::Stopped { .. }
             | CustodyError::CutShort { .. }
             | CustodyError::Taken => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -1,7 +1,9 @@
 //! What an operator asks for, read strictly: a misspelt filter must not match everything.
 
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::answer::Refusal;
 use crate::clock::Timestamp;
@@ -35,10 +37,20 @@ pub(super) struct LogLevel {
     pub level: String,
 }
 
-/// A whole body; what is wrong with it is told without quoting it.
+/// A whole body. What is wrong with it may quote it: it is told to who sent it, and never logged.
+///
+/// An object, and nothing in it is null: `null` for a filter would match everything.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| Refusal::bad(format!("the body: {error}")))
+    let wrong = |error| Refusal::bad(format!("the body: {error}"));
+    let values: Map<String, Value> = serde_json::from_slice(body).map_err(wrong)?;
+    if let Some((key, _)) = values.iter().find(|(_, value)| value.is_null()) {
+        return Err(Refusal::bad(format!(
+            "{key}: null is nothing; leave it out"
+        )));
+    }
+    // From the text once more: a key that is there twice is refused.
+    serde_json::from_slice(body).map_err(wrong)
 }
 
 impl Query {
@@ -51,8 +63,9 @@ impl Query {
             cursor: Cursor::default(),
         };
         for (key, value) in pairs(query) {
+            let value = value.as_str();
             let filter = &mut parsed.filter;
-            match key {
+            match key.as_str() {
                 "state" if value == UNVERIFIED => parsed.unverified = true,
                 "state" => filter.state = Some(state(value)?),
                 "reason" => filter.reason = Some(reason(value)?),
@@ -83,8 +96,8 @@ impl Query {
 /// Whether `?body=1` is there.
 pub(super) fn wants_content(query: &str) -> Result<bool, Refusal> {
     let mut wanted = false;
-    for pair in pairs(query) {
-        wanted = match pair {
+    for (key, value) in pairs(query) {
+        wanted = match (key.as_str(), value.as_str()) {
             ("body", "1") => true,
             ("body", "0") => false,
             _ => return Err(Refusal::bad("this takes `body=1`, and nothing else")),
@@ -145,14 +158,23 @@ fn one_of(key: &str, word: &str, words: &[&str]) -> Refusal {
     Refusal::bad(format!("{key}: `{word}` is none of {}", words.join(", ")))
 }
 
-/// Keys and values as they stand: nothing in any of them needs an escape.
-fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+/// Keys and values, written as in a form. What is no UTF-8 is none of their words, whatever stands for it.
+fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    let text = |part: &str| {
+        let spaced = part.replace('+', " ");
+        percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+    };
     let parts = query.split('&').filter(|part| !part.is_empty());
-    parts.map(|part| part.split_once('=').unwrap_or((part, "")))
+    parts.map(move |part| {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        (text(key), text(value))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -174,6 +196,20 @@ mod tests {
         assert_eq!((query.limit, query.cursor.to_string()), (7, "42".into()));
     }
 
+    /// As `URLSearchParams` or `urllib.parse.urlencode` writes it.
+    #[test]
+    fn a_filter_may_be_written_as_in_a_form() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let query = format!("%73ince=2026-11-24T08%3A00%3A00Z&ids={id}%2C{id}&state=dead%5fletter");
+        let filter = Query::parse(&query).expect("valid").filter;
+        let since = Timestamp::from_millis(1_795_507_200_000);
+        assert_eq!(filter.since, Some(since));
+        assert_eq!(filter.ids.map(|ids| ids.len()), Some(2));
+        assert_eq!(filter.state, Some(State::DeadLetter));
+        assert!(Query::parse("since=1h+30m").is_ok());
+        assert_eq!(wants_content("body=%31"), Ok(true));
+    }
+
     #[test]
     fn what_is_not_understood_is_refused_and_never_ignored() {
         for query in [
@@ -181,6 +217,10 @@ mod tests {
             "state=dead",
             "reason=stale+",
             "source=no%20name",
+            "source=%ff",
+            "source=%6",
+            "source=a%00",
+            "source%3Dsuki",
             "since=yesterday",
             "ids=1234",
             "limit=0",
@@ -192,6 +232,23 @@ mod tests {
             assert_eq!(refusal.status.as_u16(), 400, "{query}");
         }
         assert!(wants_content("bod=1").is_err());
+    }
+
+    #[test]
+    fn a_body_is_an_object_in_which_each_key_says_something_once() {
+        for good in ["", "{}", r#" {"level": "info"} "#] {
+            assert!(json::<BTreeMap<String, String>>(good.as_bytes()).is_ok());
+        }
+        for bad in [
+            r#"["info"]"#,
+            r#"{"level": null}"#,
+            r#"{"level": "info", "level": "off"}"#,
+            r#"{"level": "info"} {}"#,
+            "null",
+            "\"info\"",
+        ] {
+            assert!(json::<LogLevel>(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -5,16 +5,17 @@
 //! * Whoever is not admitted by [`Guard`] learns nothing and changes nothing.
 //! * One request a connection, [`CONNECTIONS_MAX`] of them; a body of at most [`BODY_BYTES_MAX`], complete
 //!   within [`BODY_WAIT`]; an answer within [`EXCHANGE_WAIT`]. Lists come page by page, never cut in silence.
-//! * No answer holds a body or a signature, but that of one notification which is asked for by its id, with
-//!   its content.
-//! * What changes something is logged, with what and how many. An operator who leaves stops nothing that
-//!   has begun.
+//! * No answer holds a body or a signature but where they are asked for, with `body=1`: of one notification,
+//!   or of a page.
+//! * What changes something is logged when it ends: by whom, what, with which filter, and how many. An operator
+//!   who leaves stops nothing that has begun.
 
 mod answer;
 mod ask;
 mod desk;
 mod guard;
 mod orders;
+mod reverify;
 mod show;
 
 use std::sync::Arc;
@@ -207,3 +208,6 @@ fn refused(refusal: &Refusal, path: &[&str]) -> Answer {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests;

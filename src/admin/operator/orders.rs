@@ -7,27 +7,24 @@ use serde::{Deserialize, Serialize};
 use super::answer::Refusal;
 use super::ask;
 use super::desk::Desk;
+use super::reverify::Reverify;
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::notification::{Id, Notification};
-use crate::routing::{self, Routing};
+use crate::notification::Id;
+use crate::routing;
 use crate::spool::{
     Discard, Done, Filter, Reason, Release, ReleaseTo, Replay, ReplayTo, Reroute, State,
-    Submission, UnverifiedRequest,
 };
 
 /// Who is told in the history of a delivery: there is one token, so no names.
 const BY: &str = "operator";
 
-/// Requests of the ring that a release looks at together; their bodies are read one by one.
-const RELEASED_AT_ONCE: usize = 100;
-
 /// `matched` less `done` is as before: it was so already, or cannot be done, and the log says why. Of a dry
 /// run, `done` is what an order would try.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Outcome {
-    matched: u64,
-    done: u64,
+    pub matched: u64,
+    pub done: u64,
 }
 
 /// `POST /v1/notifications/ID/replay`
@@ -75,6 +72,7 @@ pub(super) struct ReleaseHeld {
     action: Action,
     /// Of `force`.
     targets: Option<Vec<String>>,
+    target: Option<String>,
     source: Option<String>,
     since: Option<String>,
     ids: Option<Vec<String>>,
@@ -113,14 +111,12 @@ impl Desk {
     }
 
     pub(super) async fn replay_dead(&self, order: ReplayDead) -> Result<Outcome, Refusal> {
-        let target = order.target.as_deref();
-        if let Some(target) = target {
-            self.configured(&[target.to_owned()])?;
+        if let Some(target) = &order.target {
+            self.configured(std::slice::from_ref(target))?;
         }
         let filter = Filter {
             state: Some(State::DeadLetter),
-            target: target.map(|text| ask::name("target", text)).transpose()?,
-            ..filter(order.source, order.since, order.ids)?
+            ..filter(order.target, order.source, order.since, order.ids)?
         };
         self.replay(filter, ReplayTo::DeadLetters, order.dry_run)
             .await
@@ -138,9 +134,7 @@ impl Desk {
             by: by()?,
             dry_run,
         };
-        let outcome = Outcome::of(self.spool.replay(replay).await?, dry_run);
-        outcome.log("replayed", dry_run);
-        Ok(outcome)
+        Ok(Outcome::of(self.spool.replay(replay).await?, dry_run))
     }
 
     pub(super) async fn discard(
@@ -160,20 +154,16 @@ impl Desk {
             filter: Filter {
                 state: Some(state),
                 reason: order.reason.as_deref().map(ask::reason).transpose()?,
-                target: order
-                    .target
-                    .as_deref()
-                    .map(|text| ask::name("target", text))
-                    .transpose()?,
-                ..filter(order.source, order.since, order.ids)?
+                ..filter(order.target, order.source, order.since, order.ids)?
             },
             count: order.count,
             by: by()?,
             dry_run: order.dry_run,
         };
-        let outcome = Outcome::of(self.spool.discard(discard).await?, order.dry_run);
-        outcome.log("discarded", order.dry_run);
-        Ok(outcome)
+        Ok(Outcome::of(
+            self.spool.discard(discard).await?,
+            order.dry_run,
+        ))
     }
 
     pub(super) async fn release(&self, order: ReleaseHeld) -> Result<Outcome, Refusal> {
@@ -197,24 +187,21 @@ impl Desk {
             (_, None) => ReleaseTo::ByRoutes,
             (_, Some(_)) => return Err(Refusal::bad("only `force` takes `targets`")),
         };
-        let wanted = filter(order.source, order.since, order.ids)?;
-        let outcome = if is_unverified {
-            self.reverify(&wanted, order.dry_run).await?
-        } else {
-            let release = Release {
-                filter: Filter {
-                    reason: Some(ask::reason(&order.reason)?),
-                    ..wanted
-                },
-                to,
-                by: by()?,
-                dry_run: order.dry_run,
-            };
-            let Done { matched, done } = self.spool.release(release, self.reroute()).await?;
-            Outcome { matched, done }
+        let wanted = filter(order.target, order.source, order.since, order.ids)?;
+        if is_unverified {
+            return self.reverify(wanted, order.dry_run).await;
+        }
+        let release = Release {
+            filter: Filter {
+                reason: Some(ask::reason(&order.reason)?),
+                ..wanted
+            },
+            to,
+            by: by()?,
+            dry_run: order.dry_run,
         };
-        outcome.log("released", order.dry_run);
-        Ok(outcome)
+        let Done { matched, done } = self.spool.release(release, self.reroute()).await?;
+        Ok(Outcome { matched, done })
     }
 
     /// What the routes of now say to a notification that is to be released.
@@ -229,49 +216,20 @@ impl Desk {
         })
     }
 
-    /// What a secret of now has signed is kept as if it had come now, and leaves the ring.
-    async fn reverify(&self, wanted: &Filter, dry_run: bool) -> Result<Outcome, Refusal> {
-        if wanted.ids.is_some() {
+    async fn reverify(&self, wanted: Filter, dry_run: bool) -> Result<Outcome, Refusal> {
+        if wanted.ids.is_some() || wanted.target.is_some() {
             return Err(Refusal::bad(
-                "what is `unverified` has no id; filter by source and since",
+                "what is `unverified` has no id and no target; filter by source and since",
             ));
         }
-        let routing = self.routing.load_full();
-        let ring = self.spool.unverified();
-        let mut outcome = Outcome::default();
-        let mut after = 0;
-        loop {
-            let entries = ring.list(after, RELEASED_AT_ONCE).await?;
-            let Some(last) = entries.last() else {
-                return Ok(outcome);
-            };
-            after = last.number;
-            let matches = entries.iter().filter(|entry| {
-                wanted
-                    .source
-                    .as_ref()
-                    .is_none_or(|name| *name == entry.source)
-                    && wanted.since.is_none_or(|since| entry.received_at >= since)
-            });
-            for entry in matches {
-                outcome.matched += 1;
-                let request = ring.find(entry.number).await?;
-                let Some(verified) = request.and_then(|request| verified(&routing, request)) else {
-                    continue;
-                };
-                outcome.done += 1;
-                if !dry_run {
-                    self.spool.accept(verified).await.map_err(|error| {
-                        let done = outcome.done - 1;
-                        Refusal::new(
-                            http::StatusCode::SERVICE_UNAVAILABLE,
-                            format!("{done} released, then: {error}; give the order again"),
-                        )
-                    })?;
-                    ring.remove(entry.number).await?;
-                }
-            }
-        }
+        let reverify = Reverify {
+            spool: self.spool.clone(),
+            routing: self.routing.load_full(),
+            wanted,
+            by: by()?,
+            dry_run,
+        };
+        reverify.order().await
     }
 
     fn configured(&self, targets: &[String]) -> Result<Vec<Name>, Refusal> {
@@ -289,21 +247,8 @@ impl Desk {
     }
 }
 
-fn verified(routing: &Arc<Routing>, request: UnverifiedRequest) -> Option<Submission> {
-    let mut sources = routing.sources().iter();
-    let source = sources.find(|source| source.name == request.source)?;
-    let verified = source.keyring.verify(request.signed).ok()?;
-    let notification = Notification::new(
-        verified,
-        source.name.clone(),
-        request.received_at,
-        request.content_type,
-    );
-    let headers = http::HeaderMap::new();
-    Some(routing::judge(routing, source, &headers, notification).submission)
-}
-
 fn filter(
+    target: Option<String>,
     source: Option<String>,
     since: Option<String>,
     ids: Option<Vec<String>>,
@@ -312,6 +257,7 @@ fn filter(
     let ids: Option<Vec<Id>> = ids.transpose()?;
     let since = since.map(|text| ask::since(&text, Timestamp::now()));
     Ok(Filter {
+        target: target.map(|text| ask::name("target", &text)).transpose()?,
         source: source.map(|text| ask::name("source", &text)).transpose()?,
         since: since.transpose()?,
         ids,
@@ -328,12 +274,5 @@ impl Outcome {
         let Done { matched, done } = done;
         let done = if dry_run { matched } else { done };
         Self { matched, done }
-    }
-
-    fn log(self, what: &'static str, dry_run: bool) {
-        let Self { matched, done } = self;
-        if !dry_run {
-            tracing::info!(what, matched, done, "an operator's order");
-        }
     }
 }

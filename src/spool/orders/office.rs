@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::{DEEDS_MAX, Deed, Errand, Note, Order, Owing, Plan};
+use super::{DEEDS_MAX, Deed, Errand, Note, Order, OrderLine, Owing, Plan};
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::notification::Record;
@@ -84,12 +84,26 @@ impl Office {
     }
 
     pub async fn discard(&self, discard: Discard) -> Result<Done, CustodyError> {
+        let ended = self.let_go(&discard).await;
+        if !discard.dry_run {
+            let line = OrderLine {
+                what: "discarded",
+                by: &discard.by,
+                filter: &discard.filter,
+                to: &[],
+            };
+            line.log(&ended);
+        }
+        ended
+    }
+
+    async fn let_go(&self, discard: &Discard) -> Result<Done, CustodyError> {
         let plan = match discard.filter.state {
             Some(State::DeadLetter) => Plan::Discard,
             Some(State::Quarantined) => Plan::LetGo,
             _ => return Err(CustodyError::State),
         };
-        let deeds = self.count(discard.filter, plan).await?;
+        let deeds = self.count(discard.filter.clone(), plan).await?;
         let matched = deeds.len() as u64;
         if discard.dry_run {
             return Ok(Done { matched, done: 0 });
@@ -102,10 +116,9 @@ impl Office {
         let mut done = 0;
         for deeds in deeds.chunks(DEEDS_MAX) {
             let carried_out = self.carry_out(deeds.to_vec(), &discard.by, true, Note::None);
-            done += carried_out.await.map_err(|error| match error {
-                CustodyError::Changed { .. } => CustodyError::Changed { done, matched },
-                other => other,
-            })?;
+            done += carried_out
+                .await
+                .map_err(|error| error.after(done, matched))?;
         }
         Ok(Done { matched, done })
     }
@@ -128,18 +141,8 @@ impl Office {
         let Ok(Some(errand)) = self.engine.adopt_errand(id).await else {
             return;
         };
-        let what = errand.what();
-        match self.see_through(errand, true, reroute).await {
-            Ok(Done { matched, done }) => {
-                tracing::info!(
-                    what,
-                    matched,
-                    done,
-                    "an operator's order that was cut short is done"
-                );
-            }
-            Err(error) => tracing::warn!(what, %error, "an operator's order waits"),
-        }
+        // What becomes of it is logged; nobody waits for it.
+        let _ = self.see_through(errand, true, reroute).await;
     }
 
     async fn begin(
@@ -167,7 +170,7 @@ impl Office {
         Ok(would)
     }
 
-    /// To its end, or until something cuts it short.
+    /// To its end, or until something cuts it short; either is logged.
     async fn see_through(
         &self,
         mut errand: Errand,
@@ -176,14 +179,17 @@ impl Office {
     ) -> Result<Done, CustodyError> {
         let proceeded = self.proceed(&mut errand, &mut kept, reroute).await;
         let Errand { matched, done, .. } = errand;
-        match proceeded {
+        let ended = match proceeded {
             Ok(()) => Ok(Done { matched, done }),
             Err(error) if kept => Err(CustodyError::CutShort {
                 done,
+                matched,
                 cause: Box::new(error),
             }),
             Err(error) => Err(error),
-        }
+        };
+        OrderLine::of(&errand).log(&ended);
+        ended
     }
 
     async fn proceed(

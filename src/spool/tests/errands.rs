@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::custody::nowhere;
+use super::lines::Lines;
 use super::*;
 use crate::spool::orders::{DEEDS_MAX, Deed, Note, Owing};
 use crate::spool::{
-    Cursor, CustodyError, Errand, EventKind, Filter, Release, ReleaseTo, Replay, ReplayTo, Reroute,
-    State,
+    Cursor, CustodyError, Discard, Done, Errand, EventKind, Filter, Release, ReleaseTo, Replay,
+    ReplayTo, Reroute, State,
 };
 
 on_both! {
@@ -260,4 +261,74 @@ async fn a_discard_does_to_what_was_counted_or_to_none_of_it(engine: Engine) {
     let ehr = counts.targets[&name("ehr")];
     assert_eq!((ehr.dead, ehr.pending), (2, 1));
     assert!(spool.audit().await.expect("reads").is_clean());
+}
+
+/// Of a discard of more than one commit: one of those counted is replayed when the first is done.
+#[tokio::test]
+async fn a_discard_that_ends_early_tells_how_far_it_came() {
+    let House { spool, home, .. } = house(Engine::Disk);
+    let matched = DEEDS_MAX as u64 + 1;
+    dead_letters(&spool, DEEDS_MAX + 1).await;
+    let page = spool
+        .list(&Filter::default(), Cursor::default(), 1000)
+        .await;
+    let last = page.expect("reads").entries.pop().expect("there");
+    let replayed = vec![Deed::Replay(DeliveryKey {
+        sequence: last.sequence,
+        target: name("ehr"),
+    })];
+    let Place::Folder(folder) = &home.place else {
+        panic!("it is on a disk")
+    };
+    let held = rusqlite::Connection::open(folder.path().join("spool.db")).expect("opens");
+    held.execute_batch("BEGIN IMMEDIATE").expect("holds");
+    let lines = Lines::keep();
+    let discard = spool.office.discard(Discard {
+        filter: Filter {
+            state: Some(State::DeadLetter),
+            ..Filter::default()
+        },
+        count: Some(matched),
+        by: name("someone"),
+        dry_run: false,
+    });
+    let meanwhile = async {
+        eventually(|| spool.writer_busy_for().is_some()).await;
+        let by = name("another");
+        let replay = spool.office.carry_out(replayed, &by, false, Note::None);
+        let let_go = async { drop(held) };
+        tokio::join!(replay, let_go).0.expect("is done");
+    };
+    let (ended, ()) = tokio::join!(discard, meanwhile);
+    let done = DEEDS_MAX as u64;
+    let error = ended.expect_err("one is no longer as it was counted");
+    assert_eq!(error.reached(), Done { matched, done });
+    let line = &lines.of_orders()[0];
+    assert_eq!(
+        (&line["level"], &line["what"], &line["of"], &line["by"]),
+        (
+            &"WARN".into(),
+            &"discarded".into(),
+            &"dead_letter".into(),
+            &"someone".into()
+        ),
+        "{line}"
+    );
+    assert_eq!(
+        (&line["matched"], &line["done"]),
+        (&matched.into(), &done.into())
+    );
+}
+
+#[test]
+fn a_discard_that_fails_midway_tells_how_far_it_came() {
+    let (done, matched) = (500, 3000);
+    let error = CustodyError::Full.after(done, matched);
+    assert_eq!(error.reached(), Done { matched, done });
+    assert!(
+        error.to_string().starts_with("500 of 3000 were discarded"),
+        "{error}"
+    );
+    let error = CustodyError::Full.after(0, matched);
+    assert!(matches!(error, CustodyError::Full), "{error}");
 }
