@@ -329,7 +329,8 @@ mod tests {
             assert_eq!(violations[0].problem, "more than 65536 values");
         }
         let fields = |count: usize| {
-            let fields: String = (0..count).map(|n| format!(r#","{n}":0"#)).collect();
+            let fields: Vec<String> = (0..count).map(|n| format!(r#","{n}":0"#)).collect();
+            let fields = fields.concat();
             format!(r#"{{"status":"success","session_id":"s"{fields}}}"#)
         };
         let most = (VALUES_MAX - 8) / 3;

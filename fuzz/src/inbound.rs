@@ -25,9 +25,15 @@ pub fn try_one(input: &[u8]) {
                 let status = status(&answer).expect("HTTP/1");
                 assert!(ANSWERS.contains(&status), "{status} without a signature");
             }
+            let mut lines = answer.split(|byte| *byte == b'\n');
+            assert!(
+                !lines.any(|line| line.starts_with(b"HTTP/1.1 200")),
+                "200 without a signature"
+            );
         }
         1 => {
-            house.converse(b"h2", &[HTTP2_PREFACE, input].concat());
+            let answer = house.converse(b"h2", &[HTTP2_PREFACE, input].concat());
+            assert!(!has_http2_ok(&answer), "200 without a signature");
         }
         _ => {
             let expected = if SCHEMA.parse(input).is_ok() {
@@ -38,4 +44,18 @@ pub fn try_one(input: &[u8]) {
             assert_eq!(house.signed(input), expected);
         }
     });
+}
+
+/// Whether a frame of headers begins with the status 200, which is one byte (RFC 7541, appendix A).
+fn has_http2_ok(mut answer: &[u8]) -> bool {
+    const HEADERS: u8 = 1;
+    const STATUS_200: u8 = 0x88;
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = answer {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        if *kind == HEADERS && rest.first() == Some(&STATUS_200) {
+            return true;
+        }
+        answer = rest.get(length..).unwrap_or_default();
+    }
+    false
 }

@@ -1,8 +1,8 @@
-//! A spool's file with bytes of it changed: it opens or is refused; what it gives out is what was put in, to the
-//! bit, or nothing.
+//! A spool's files with bytes of them changed, the log among them: it opens or is refused; what it gives out is what
+//! was put in, to the bit, or nothing.
 //!
-//! The input is a list of changes, five bytes each: where (four bytes, big-endian, taken modulo the file's length)
-//! and what is written there.
+//! The input is a list of changes, five bytes each: where (four bytes, big-endian, taken modulo the length of all
+//! files in a row) and what is written there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,6 @@ use tokio::runtime::Runtime;
 use crate::{SECRET, name};
 
 const KEPT: usize = 12;
-const FILE: &str = "spool.db";
 
 /// A folder with some notifications in it, and what they are.
 struct Good {
@@ -36,17 +35,22 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
 
 pub fn try_one(input: &[u8]) {
     let folder = folder();
-    for (name, bytes) in &GOOD.files {
-        let mut bytes = bytes.clone();
-        if name == FILE {
-            for change in input.chunks_exact(5) {
-                let [a, b, c, d, value] = *change else {
-                    continue;
-                };
-                let at = u32::from_be_bytes([a, b, c, d]) as usize % bytes.len();
-                bytes[at] = value;
+    let mut files = GOOD.files.clone();
+    let all: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    for change in input.chunks_exact(5) {
+        let [a, b, c, d, value] = *change else {
+            continue;
+        };
+        let mut at = u32::from_be_bytes([a, b, c, d]) as usize % all;
+        for (_, bytes) in &mut files {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+                break;
             }
+            at -= bytes.len();
         }
+    }
+    for (name, bytes) in &files {
         fs::write(folder.path().join(name), bytes).expect("writable");
     }
     let metrics = Metrics::new(&Registry::new()).expect("registers");
@@ -75,11 +79,10 @@ impl Good {
             bodies.insert(notification.id, notification.body.clone());
             spool.accept(submission).await.expect("room");
         }
+        // Before it closes, which would leave no log.
+        let files = files(folder.path());
         drop(spool);
-        Self {
-            files: files(folder.path()),
-            bodies,
-        }
+        Self { files, bodies }
     }
 
     /// Everything that may be asked, and whether what is told was ever put in.
@@ -131,8 +134,12 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
             .into_owned();
         (name, fs::read(path).expect("readable"))
     });
-    // The ballast is only room.
-    files.filter(|(name, _)| name != "ballast").collect()
+    // The ballast is only room, and the log's index is made anew.
+    let mut files: Vec<_> = files
+        .filter(|(name, _)| name != "ballast" && !name.ends_with("-shm"))
+        .collect();
+    files.sort();
+    files
 }
 
 fn folder() -> TempDir {
