@@ -238,6 +238,11 @@ pub enum CustodyError {
     TooMany { max: usize },
     #[error("other orders wait for the spool; try again in a moment")]
     Busy,
+    #[error(
+        "a record that it would change is damaged, and nothing of that commit is done; the relay's log names it: \
+         leave it out, by the `ids` of the others"
+    )]
+    Damaged,
     #[error("the disk is full; make room, then give the order again")]
     Full,
     #[error("the commit failed; give the order again, unless `spool status` shows it")]
@@ -252,11 +257,6 @@ pub enum CustodyError {
          then give the new count"
     )]
     Changed { done: u64, matched: u64 },
-    #[error(
-        "a record that it would change is damaged, and nothing of that commit is done; the relay's log names it: \
-         leave it out, by the `ids` of the others"
-    )]
-    Damaged,
     /// Another may be at it.
     #[error(
         "{done} are done, then: {cause}. Do not give it again: the relay goes on with it as soon as it can, \
