@@ -201,7 +201,7 @@ async fn fill_with_small(spool: &Spool) {
 async fn settle_all(spool: &Spool) -> usize {
     let mut settled = 0;
     loop {
-        let page = due(&spool, "ehr").await;
+        let page = due(spool, "ehr").await;
         if page.is_empty() {
             break;
         }
