@@ -11,8 +11,10 @@ mod follow;
 mod metrics;
 mod reload;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::Registry;
@@ -26,6 +28,7 @@ use crate::admin::{self, Admin, Probes};
 use crate::config::{self, Config, Drain};
 use crate::dispatch::{self, Dispatcher, WorkerPanicked};
 use crate::ingress::{self, Ingress};
+use crate::name::Name;
 use crate::secret::Secret;
 use crate::spool::{self, Spool, Store};
 use crate::trace::Tracer;
@@ -44,6 +47,9 @@ pub struct Logging {
 /// Orders to reload that may wait; each is a look at a few files.
 const RELOADS_WAITING_MAX: usize = 16;
 
+/// How often a server that is away is asked what it owes.
+const OWED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// A relay at work. Dropping it stops it as a crash would.
 pub struct Relay {
     sender_address: SocketAddr,
@@ -59,6 +65,8 @@ pub struct Relay {
     orders_task: JoinHandle<()>,
     reloads: mpsc::Receiver<ReloadOrder>,
     dispatcher: Dispatcher,
+    /// `None` once they are known.
+    owed_later: Option<JoinHandle<Vec<Name>>>,
     spool_failure: mpsc::Receiver<spool::Fatal>,
 }
 
@@ -109,7 +117,7 @@ impl Relay {
 
         let (spool, spool_failure) = open(config.spool, spool::Metrics::new(&registry)?).await?;
         admin.probes.watch(spool.clone());
-        let owed = spool.targets_owed().await?;
+        let (owed, owed_later) = owed(&spool).await?;
 
         let ingress_metrics = Arc::new(ingress::Metrics::new(&registry)?);
         ingress_metrics.prepare(&config.routing);
@@ -121,7 +129,7 @@ impl Relay {
         let tls = Arc::new(ArcSwap::new(config.listen.tls.config));
         let state = reload::state_of(config.sha256, config.shown);
         let state = Arc::new(ArcSwap::from_pointee(state));
-        let operator_token = Arc::new(ArcSwapOption::empty());
+        let token = Arc::new(ArcSwapOption::empty());
         let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
         let desk = || Desk::new(spool.clone(), routing.clone());
         let orders_task = tokio::spawn(carry_on(desk()));
@@ -132,15 +140,14 @@ impl Relay {
             reload,
             set_log_level: logging.set_level,
         };
-        let token = operator_token.clone();
-        let operator = serve_operator(config.admin.operator, token, operator).await?;
+        let operator = serve_operator(config.admin.operator, token.clone(), operator).await?;
         let published = Published {
             routing: routing.clone(),
             tls: tls.clone(),
             ingress_metrics: ingress_metrics.clone(),
             metrics: config_metrics,
             outline: config.outline,
-            operator_token,
+            operator_token: token,
             state,
         };
         let limits = config.listen.limits;
@@ -167,6 +174,7 @@ impl Relay {
             orders_task,
             reloads,
             dispatcher,
+            owed_later,
             spool_failure,
         })
     }
@@ -192,6 +200,10 @@ impl Relay {
             let mut order = None;
             tokio::select! {
                 failure = failed(spool_failure, dispatcher) => return failure,
+                owed = known(&mut self.owed_later) => {
+                    dispatcher.attend_to(owed);
+                    continue;
+                }
                 () = follower.time_to_look() => {}
                 // Never, if there is no operator's listener.
                 Some(reload) = self.reloads.recv() => order = Some(reload),
@@ -258,6 +270,9 @@ impl Drop for Relay {
         self.listener.abort();
         self.admin_task.abort();
         self.orders_task.abort();
+        if let Some(owed_later) = &self.owed_later {
+            owed_later.abort();
+        }
         if let Some(operator) = &self.operator_task {
             operator.abort();
         }
@@ -292,6 +307,37 @@ async fn open(
         .await
         .map_err(|_| StartError::Panicked)??;
     Ok((spool, failure))
+}
+
+/// The targets that are owed something; those of a server with a disk beside it later, for it may be away.
+async fn owed(
+    spool: &Spool,
+) -> Result<(Vec<Name>, Option<JoinHandle<Vec<Name>>>), spool::ReadError> {
+    if spool.on_fallback().is_none() {
+        return Ok((spool.targets_owed().await?, None));
+    }
+    let spool = spool.clone();
+    let later = tokio::spawn(async move {
+        loop {
+            if let Ok(owed) = spool.targets_owed().await {
+                return owed;
+            }
+            tokio::time::sleep(OWED_AGAIN_AFTER).await;
+        }
+    });
+    Ok((Vec::new(), Some(later)))
+}
+
+/// Those, once; then never.
+///
+/// Cancellation safe.
+async fn known(later: &mut Option<JoinHandle<Vec<Name>>>) -> Vec<Name> {
+    let Some(asking) = later else {
+        return pending().await;
+    };
+    let owed = asking.await.unwrap_or_default();
+    *later = None;
+    owed
 }
 
 /// With orders that were cut short.

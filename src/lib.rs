@@ -72,7 +72,8 @@
 //!     from it; what is kept on a disk meanwhile is delivered once it is shared: held by
 //!     `test:a_delivery_is_in_one_relays_hands`,
 //!     `test:what_the_server_or_another_disk_has_as_well_is_kept_and_delivered_once`,
-//!     `test:a_relay_that_was_not_heard_of_settles_nothing_that_was_taken_from_it`.
+//!     `test:a_relay_that_was_not_heard_of_settles_nothing_that_was_taken_from_it`,
+//!     `test:what_was_taken_over_unseen_is_not_begun`.
 //!
 //! # The rooms, in reading order
 //!

@@ -158,13 +158,9 @@ impl Desk {
 
 /// Walks the whole of a spool that relays share, stopped or not.
 pub(super) async fn audit_shared(options: PostgresOptions) -> anyhow::Result<()> {
-    let options = PostgresOptions {
-        fallback: None,
-        ..options
-    };
     let metrics = spool::Metrics::new(&prometheus::Registry::new())?;
-    let connect = move || Spool::connect(&options, metrics, |fatal| eprintln!("{fatal}"));
-    let spool = tokio::task::spawn_blocking(connect).await??;
+    let observe = move || Spool::observe(&options, metrics);
+    let spool = tokio::task::spawn_blocking(observe).await??;
     audit(&spool).await
 }
 

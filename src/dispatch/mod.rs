@@ -91,11 +91,16 @@ impl Dispatcher {
             known: HashSet::new(),
             reloads: watch::Sender::new(()),
         };
-        for name in owed {
-            dispatcher.work_for(name);
-        }
+        dispatcher.attend_to(owed);
         dispatcher.reconcile();
         dispatcher
+    }
+
+    /// Starts a worker for each name that turns out to be owed something.
+    pub fn attend_to(&mut self, owed: impl IntoIterator<Item = Name>) {
+        for name in owed {
+            self.work_for(name);
+        }
     }
 
     /// To be called once a new routing is in place: starts workers for new targets, and has the others

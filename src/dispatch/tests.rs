@@ -32,6 +32,8 @@ use crate::target::{Breaker, Policy, Target};
 use crate::trace::Tracer;
 use crate::verify::{self, Keyring, Signed};
 
+mod shared;
+
 pub fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
@@ -100,6 +102,14 @@ impl Rig {
         for n in 0..notifications {
             owe(&spool, &format!("backlog {n}"), owed_to).await;
         }
+        Self {
+            folder,
+            ..Self::on(spool, targets, owed_to)
+        }
+    }
+
+    /// On a spool that is there.
+    fn on(spool: Spool, targets: Vec<Target>, owed_to: &[&str]) -> Self {
         let routing = Arc::new(ArcSwap::from_pointee(routing(targets)));
         let (phase, watched) = watch::channel(Phase::Running);
         let registry = Registry::new();
@@ -113,7 +123,7 @@ impl Rig {
             dispatcher,
             phase,
             registry,
-            folder,
+            folder: tempfile::tempdir().unwrap(),
         }
     }
 

@@ -46,9 +46,21 @@ impl Window {
         }
     }
 
-    /// Replaces what waits by what the spool says.
-    pub fn refill(&mut self, page: Vec<Due>) {
+    /// Replaces what waits by what the spool says; returns the sequences of what waits no more.
+    pub fn refill(&mut self, page: Vec<Due>) -> Vec<i64> {
+        let waited = self.clear();
         self.waiting = page.into();
+        self.without_waiting(waited)
+    }
+
+    /// Those of these that do not wait here.
+    pub fn without_waiting(&self, mut sequences: Vec<i64>) -> Vec<i64> {
+        if !sequences.is_empty() {
+            let waiting = self.waiting.iter().map(|due| due.key.sequence);
+            let waiting: HashSet<i64> = waiting.collect();
+            sequences.retain(|sequence| !waiting.contains(sequence));
+        }
+        sequences
     }
 
     /// What to ask for of the deliveries that have just come in: what is taken or waits may be among them.
@@ -59,11 +71,14 @@ impl Window {
         wanted
     }
 
-    /// Lets deliveries that have just come in wait behind a backlog that fills the window.
-    pub fn add_fresh(&mut self, fresh: Vec<Due>, in_flight_max: usize) {
+    /// Lets deliveries that have just come in wait behind a backlog that fills the window; returns the
+    /// sequences of those that are too many.
+    pub fn add_fresh(&mut self, mut fresh: Vec<Due>, in_flight_max: usize) -> Vec<i64> {
         let waiting_max = size(in_flight_max) + reserve(in_flight_max);
         let room = waiting_max.saturating_sub(self.waiting.len());
-        self.waiting.extend(fresh.into_iter().take(room));
+        let over = fresh.split_off(room.min(fresh.len()));
+        self.waiting.extend(fresh);
+        over.iter().map(|due| due.key.sequence).collect()
     }
 
     /// Whether fewer wait than could all begin at once.
@@ -94,6 +109,11 @@ impl Window {
     /// A taken delivery's settlement is durable, or its attempt left no trace.
     pub fn release(&mut self, sequence: i64) {
         self.taken.remove(&sequence);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Forgets what waits, and not what is taken; returns the sequences of what waited.
@@ -192,7 +212,7 @@ mod tests {
             let wanted = window.wants_fresh(2);
             assert_eq!(wanted.limit, limit);
             let fresh = page(&wanted, (101..=103).map(|n| due(n, NOW)));
-            window.add_fresh(fresh, 2);
+            assert!(window.add_fresh(fresh, 2).is_empty());
             assert_eq!(window.waiting.len(), 9);
         };
         add(&mut window, 1);
@@ -203,6 +223,19 @@ mod tests {
         add(&mut window, 3);
         add(&mut window, 3);
         assert_eq!(window.take_next(NOW, 1, 2).unwrap().key.sequence, 103);
+    }
+
+    #[test]
+    fn what_waits_no_more_is_told() {
+        let mut window = Window::default();
+        assert!(window.refill((1..=8).map(old).collect()).is_empty());
+        let fresh = (101..=103).map(|n| due(n, NOW));
+        assert_eq!(window.add_fresh(fresh.collect(), 2), [102, 103]);
+        assert_eq!(window.take_oldest().unwrap().key.sequence, 1);
+        let dropped = window.refill((3..=10).map(old).collect());
+        assert_eq!(dropped, [2, 101]);
+        window.add_fresh(vec![due(101, NOW)], 2);
+        assert_eq!(window.without_waiting(dropped), [2]);
     }
 
     #[test]

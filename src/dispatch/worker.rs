@@ -4,6 +4,7 @@
 //! (one task each) and the waits for settlements to become durable; both are bounded by the window. A slot is free as soon as its attempt ends; the delivery stays taken until its
 //! settlement is durable, so that it is not found due again in between.
 
+mod claims;
 mod settling;
 
 use std::future::pending;
@@ -44,6 +45,8 @@ pub struct TargetWorker {
     target: Option<Arc<Target>>,
     breaker: Breaker,
     window: Window,
+    /// Of the spool, when it handed out what waits.
+    era: Option<u64>,
     /// When the spool may have something new for us.
     look_at: Instant,
     /// The last page was full: there is more behind it.
@@ -53,6 +56,8 @@ pub struct TargetWorker {
     reads_fail: bool,
     /// What waited here and is for others to deliver, if there are others.
     given_up: Vec<i64>,
+    /// When that may be told.
+    give_back_at: Instant,
     attempts: Attempts,
     settling: FuturesUnordered<Settling>,
 }
@@ -77,11 +82,13 @@ impl TargetWorker {
             reloads,
             breaker: Breaker::default(),
             window: Window::default(),
+            era: None,
             look_at: Instant::now(),
             more: false,
             unseen: false,
             reads_fail: false,
             given_up: Vec::new(),
+            give_back_at: Instant::now(),
             attempts: Attempts::default(),
             settling: FuturesUnordered::new(),
         }
@@ -124,7 +131,7 @@ impl TargetWorker {
     /// Ends the attempts in hand, and waits for what was settled, as long as there is time.
     async fn stop(mut self, deadline: Instant) {
         self.give_up();
-        self.give_back().await;
+        self.gives_back().await;
         while self.attempts.len() + self.settling.len() > 0 {
             tokio::select! {
                 biased;
@@ -135,22 +142,12 @@ impl TargetWorker {
         }
     }
 
-    /// Lets go of what waits here: another relay may have it.
-    fn give_up(&mut self) {
-        self.given_up.append(&mut self.window.clear());
-        self.more = true;
-    }
-
-    async fn give_back(&mut self) {
-        let given_up = mem::take(&mut self.given_up);
-        if !given_up.is_empty() {
-            self.house.spool.give_back(&self.name, &given_up).await;
-        }
-    }
-
     /// Fills the window, if there may be something new and room for it.
     async fn look(&mut self) {
-        self.give_back().await;
+        self.keep_to_the_era();
+        if !self.gives_back().await {
+            return;
+        }
         let Some(target) = &self.target else {
             return self.look_for_held().await;
         };
@@ -160,6 +157,7 @@ impl TargetWorker {
         if self.room() == 0 {
             return;
         }
+        let mut dropped = Vec::new();
         if news || self.more && low {
             let wanted = if self.breaker.is_open() {
                 self.window.wants_one()
@@ -171,24 +169,26 @@ impl TargetWorker {
             };
             self.more = page.more;
             self.unseen = page.more;
-            self.window.refill(page.deliveries);
+            dropped = self.window.refill(page.deliveries);
             self.postpone(page.unreadable);
         }
-        if self.more && mem::take(&mut self.unseen) {
-            self.look_for_fresh(in_flight_max).await;
+        if self.more && !self.breaker.is_open() && mem::take(&mut self.unseen) {
+            dropped.append(&mut self.look_for_fresh(in_flight_max).await);
         }
+        self.given_up = self.window.without_waiting(dropped);
     }
 
-    /// What has just come in is behind all that is due, and does not wait for it.
-    async fn look_for_fresh(&mut self, in_flight_max: usize) {
+    /// What has just come in is behind all that is due, and does not wait for it. Returns what is too much.
+    async fn look_for_fresh(&mut self, in_flight_max: usize) -> Vec<i64> {
         let now = Timestamp::now();
         let since = now.minus(FRESH_FOR);
         let wanted = self.window.wants_fresh(in_flight_max);
         // A read that fails is told when the next page is read.
-        if let Ok(page) = self.house.spool.fresh(&self.name, since, now, wanted).await {
-            self.window.add_fresh(page.deliveries, in_flight_max);
-            self.postpone(page.unreadable);
-        }
+        let Ok(page) = self.house.spool.fresh(&self.name, since, now, wanted).await else {
+            return Vec::new();
+        };
+        self.postpone(page.unreadable);
+        self.window.add_fresh(page.deliveries, in_flight_max)
     }
 
     /// A target that the config does not name: what it is owed is held.
@@ -253,9 +253,7 @@ impl TargetWorker {
         let Some(target) = self.target.clone() else {
             return;
         };
-        if !self.house.spool.holds_claims() && !self.window.clear().is_empty() {
-            self.look_at = Instant::now();
-        }
+        self.keep_to_the_era();
         loop {
             let in_flight_max = target.policy.in_flight_max;
             let next = match self.breaker.allows(Instant::now(), in_flight_max) {

@@ -52,6 +52,12 @@ impl Engine {
         Ok(Self::Postgres(server, Some(Arc::new(fallback))))
     }
 
+    /// Of a server, to be read alone.
+    pub fn observe(options: &PostgresOptions, metrics: Metrics) -> Result<Self, OpenError> {
+        let server = Postgres::observe(options, metrics)?;
+        Ok(Self::Postgres(Arc::new(server), None))
+    }
+
     pub async fn accept(&self, submission: Submission) -> Result<Kept, AcceptError> {
         match self {
             Self::Disk(disk) => disk.accept(submission).await,
@@ -103,17 +109,17 @@ impl Engine {
         }
     }
 
-    pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
+    pub async fn give_back(&self, target: &Name, sequences: &[i64]) -> Result<(), ReadError> {
         match self {
-            Self::Disk(_) => {}
+            Self::Disk(_) => Ok(()),
             Self::Postgres(postgres, _) => postgres.unclaim(target, sequences).await,
         }
     }
 
-    pub fn holds_claims(&self) -> bool {
+    pub fn era(&self) -> Option<u64> {
         match self {
-            Self::Disk(_) => true,
-            Self::Postgres(postgres, _) => postgres.holds_claims(),
+            Self::Disk(_) => Some(0),
+            Self::Postgres(postgres, _) => postgres.era(),
         }
     }
 
@@ -157,8 +163,6 @@ impl Engine {
     pub async fn targets_owed(&self) -> Result<Vec<Name>, ReadError> {
         match self {
             Self::Disk(disk) => disk.targets_owed().await,
-            // Known when it is back; until then nothing of it can be delivered.
-            Self::Postgres(postgres, Some(_)) if postgres.is_away() => Ok(Vec::new()),
             Self::Postgres(postgres, _) => postgres.targets_owed().await,
         }
     }

@@ -245,6 +245,13 @@ impl Spool {
         Ok(Self::kept_by(engine, Ring::none()))
     }
 
+    /// Opens the spool that relays share, beside them and to read it alone: nothing is made that is not there,
+    /// nothing leaves by age, and no order is taken. Blocks on the server.
+    pub fn observe(options: &PostgresOptions, metrics: Metrics) -> Result<Self, OpenError> {
+        let engine = Engine::observe(options, metrics)?;
+        Ok(Self::kept_by(engine, Ring::none()))
+    }
+
     /// Whether [`Spool::connect`] would open it; changes nothing. Blocks on the server.
     pub fn inspect(options: &PostgresOptions) -> Result<(), OpenError> {
         postgres::Postgres::inspect(options)
@@ -315,15 +322,15 @@ impl Spool {
     }
 
     /// Gives deliveries back that [`Spool::due`] handed out and that were not begun: another relay may have
-    /// them. To be awaited before `due` is asked again.
-    pub async fn give_back(&self, target: &Name, sequences: &[i64]) {
-        self.engine.give_back(target, sequences).await;
+    /// them. To be awaited before `due` is asked again, and to be tried again until it works.
+    pub async fn give_back(&self, target: &Name, sequences: &[i64]) -> Result<(), ReadError> {
+        self.engine.give_back(target, sequences).await
     }
 
-    /// False while what [`Spool::due`] handed out may be in another relay's hands: begin none of it, ask
-    /// again.
-    pub fn holds_claims(&self) -> bool {
-        self.engine.holds_claims()
+    /// What [`Spool::due`] handed out in another era than this may be in another relay's hands: begin none of
+    /// it, ask again. `None` while all of it may be.
+    pub fn era(&self) -> Option<u64> {
+        self.engine.era()
     }
 
     /// Every target that is owed a delivery, whether the config still names it or not.
@@ -382,4 +389,4 @@ impl fmt::Debug for Spool {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -15,7 +15,8 @@
 //! notifications are refused and settlements wait.
 //!
 //! [`Postgres`] owns a thread that writes and a runtime of one thread for its connections, the attendant
-//! and the upkeep. Dropping it lets the writer finish what waits, once, and gives back its claims.
+//! and the upkeep; a panic in any of them ends the process. Dropping it lets the writer finish what waits, once,
+//! and gives back its claims. One that observes has connections alone.
 
 mod attendant;
 mod audit;
@@ -38,6 +39,9 @@ mod transaction;
 mod upkeep;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +61,7 @@ use self::readers::Readers;
 use self::session::{Address, Role, Session};
 use self::writer::Writer;
 use super::disk::queue::Queue;
-use super::disk::signals::Alarm;
+use super::disk::signals::{Alarm, Aside};
 use super::disk::wakes::Wakes;
 use super::metrics::{Metrics, Op};
 use super::{AcceptError, Fatal, Kept, OpenError, ReadError, Settlement, Submission};
@@ -82,6 +86,7 @@ struct Shared {
     queue: Queue,
     wakes: Wakes,
     alarm: Alarm,
+    aside: Aside,
     names: Names,
     lease: Lease,
     readers: Readers,
@@ -104,29 +109,9 @@ impl Postgres {
         metrics: Metrics,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let runtime = runtime()?;
-        let handle = runtime.handle().clone();
-        let address = address(options, handle.clone())?;
-        let shared = Arc::new(Shared {
-            runtime: handle.clone(),
-            options: options.clone(),
-            away: AtomicBool::new(false),
-            queue: Queue::default(),
-            wakes: Wakes::default(),
-            alarm: Alarm::new(on_fatal),
-            names: Names::default(),
-            lease: Lease::new(options.lease),
-            readers: Readers::new(address.clone(), options.connections - OTHERS),
-            announcements: Announcements::default(),
-            gauges_stale: Notify::new(),
-            metrics,
-            address,
-        });
-        let mut postgres = Self {
-            shared: shared.clone(),
-            writer: None,
-            runtime: Some(runtime),
-        };
+        let mut postgres = Self::idle(options, metrics, on_fatal)?;
+        let shared = postgres.shared.clone();
+        let handle = shared.runtime.clone();
         let session = on(&handle, {
             let shared = shared.clone();
             async move { connect(&shared).await }
@@ -139,10 +124,54 @@ impl Postgres {
             }
             session => Some(session?),
         };
-        handle.spawn(attendant::attend(shared.clone()));
-        handle.spawn(upkeep::keep(shared));
+        shared.employ(attendant::attend(shared.clone()));
+        shared.employ(upkeep::keep(shared.clone()));
         postgres.writer = Some(postgres.start_writer(session)?);
         Ok(postgres)
+    }
+
+    /// Connects to the spool that is there, to read it beside the relays that share it: nothing is made,
+    /// claimed, kept or dropped. Blocks on the server.
+    pub fn observe(options: &PostgresOptions, metrics: Metrics) -> Result<Self, OpenError> {
+        let postgres = Self::idle(options, metrics, drop)?;
+        postgres.shared.queue.close();
+        let (address, options) = (postgres.shared.address.clone(), options.clone());
+        on(&postgres.shared.runtime, async move {
+            inspect::observe(&address, &options).await
+        })??;
+        Ok(postgres)
+    }
+
+    /// With nobody at work yet.
+    fn idle(
+        options: &PostgresOptions,
+        metrics: Metrics,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let address = address(options, handle.clone())?;
+        let shared = Arc::new(Shared {
+            runtime: handle,
+            options: options.clone(),
+            away: AtomicBool::new(false),
+            queue: Queue::default(),
+            wakes: Wakes::default(),
+            alarm: Alarm::new(on_fatal),
+            aside: Aside::default(),
+            names: Names::default(),
+            lease: Lease::new(options.lease),
+            readers: Readers::new(address.clone(), options.connections - OTHERS),
+            announcements: Announcements::default(),
+            gauges_stale: Notify::new(),
+            metrics,
+            address,
+        });
+        Ok(Self {
+            shared,
+            writer: None,
+            runtime: Some(runtime),
+        })
     }
 
     /// Looks at the server as a start does; makes nothing.
@@ -185,8 +214,8 @@ impl Postgres {
         self.shared.metrics.target(target);
     }
 
-    pub fn holds_claims(&self) -> bool {
-        self.shared.lease.is_held()
+    pub fn era(&self) -> Option<u64> {
+        self.shared.lease.era()
     }
 
     pub fn is_open(&self) -> bool {
@@ -216,8 +245,7 @@ impl Postgres {
         let writer = thread.spawn(move || {
             let mut writer = Writer::new(&shared, session);
             if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-                shared.queue.abandon();
-                shared.alarm.sound(Fatal::panicked());
+                shared.give_way();
             }
         });
         writer.map_err(|error| failure(&error))
@@ -240,6 +268,22 @@ impl Drop for Postgres {
 }
 
 impl Shared {
+    /// Sets somebody to work for as long as the runtime lasts: without them the spool cannot go on.
+    fn employ(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let (shared, work) = (self.clone(), self.runtime.spawn(work));
+        self.runtime.spawn(async move {
+            if work.await.is_err_and(|error| error.is_panic()) {
+                shared.give_way();
+            }
+        });
+    }
+
+    /// Somebody has panicked.
+    fn give_way(&self) {
+        self.queue.abandon();
+        self.alarm.sound(Fatal::panicked());
+    }
+
     /// What becomes of what comes while the server is away.
     const fn meanwhile(&self) -> &'static str {
         if self.options.fallback.is_some() {

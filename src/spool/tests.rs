@@ -3,11 +3,12 @@
 
 mod accounts;
 pub(super) mod custody;
+mod damage;
 mod errands;
 mod fallback;
 mod plans;
 #[path = "../../tests/it/harness/postgres.rs"]
-pub(super) mod server;
+pub mod server;
 mod shared;
 
 use std::path::Path;
@@ -176,7 +177,7 @@ pub(super) fn options(path: &Path, capacity_bytes: u64) -> Options {
     }
 }
 
-pub(super) fn at(server: &server::Postgres) -> PostgresOptions {
+pub fn at(server: &server::Postgres) -> PostgresOptions {
     PostgresOptions {
         url: Secret::from_text(server.url().into()).expect("not empty"),
         schema: "suki_relay".into(),

@@ -289,6 +289,7 @@ async fn an_audit_walks_all_that_relays_share() {
     let server = Postgres::start("");
     let target = Target::accepting().await;
     let setup = setup(&server, &target);
+    setup.reword("5s } }", "5s }, keep_delivered: 8760h }");
     let relay = setup.start();
     for n in 0..3 {
         let answer = relay.sender().post(body(n)).await.expect("an answer");
@@ -297,20 +298,56 @@ async fn an_audit_walks_all_that_relays_share() {
     eventually("all arrive", async || delivered(&target).len() == 3).await;
     let settled = "SELECT count(*) FROM suki_relay.notification WHERE settled_at IS NOT NULL";
     eventually("all are settled", async || server.sql(settled) == "3").await;
-    let audit = || run(&setup, &["spool", "status", "--audit", "--config"]);
-    let sound = audit();
+    let audit = |setup: &Setup| run(setup, &["spool", "status", "--audit", "--config"]);
+    let sound = audit(&setup);
     let said = String::from_utf8_lossy(&sound.stdout);
     assert!(
         said.starts_with("3 notifications, 3 deliveries"),
         "{sound:?}"
     );
     assert!(sound.status.success());
+    // By a config that keeps them no longer.
+    server.sql("UPDATE suki_relay.notification SET settled_at = settled_at - 100 * 3600000");
+    let aside = self::setup(&server, &target);
+    for _ in 0..3 {
+        let audited = audit(&aside);
+        assert!(audited.status.success(), "{audited:?}");
+        assert_eq!(server.sql(settled), "3", "it drops nothing");
+    }
+    aside.reword("5s } }", "5s, schema: elsewhere } }");
+    let none = audit(&aside);
+    let told = String::from_utf8_lossy(&none.stderr);
+    assert!(told.contains("holds no spool"), "{told}");
+    assert_eq!(
+        server.sql("SELECT to_regnamespace('elsewhere') IS NULL"),
+        "t"
+    );
     server.sql("DELETE FROM suki_relay.content WHERE seq = 1");
-    let damaged = audit();
+    let damaged = audit(&setup);
     let said = String::from_utf8_lossy(&damaged.stdout);
     assert!(
         said.contains("notification 1: its content is missing"),
         "{said}"
     );
     assert!(!damaged.status.success());
+}
+
+/// Its config does not name the target, and only the server knows that it is owed something.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_that_was_away_owes_is_missed_once_it_is_back() {
+    let mut server = Postgres::start("");
+    let target = Target::start(|_| 503).await;
+    let first = setup(&server, &target);
+    let relay = first.start();
+    let answer = relay.sender().post(body(0)).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    relay.kill();
+    server.kill();
+    let other = Setup::new(&routes(&target).replace("ehr", "audit"));
+    other.keep_in(&server.url(), IN_CLEAR);
+    other.reword("5s } }", "5s }, disk: { path: spool, fallback: true } }");
+    let relay = other.start();
+    let missing = "suki_relay_target_missing{target=\"ehr\"}";
+    server.run();
+    eventually("it is missed", async || relay.metric(missing).await > 0.5).await;
 }

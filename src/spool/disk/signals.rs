@@ -38,7 +38,7 @@ pub(super) struct Reopened(Mutex<Option<i64>>);
 /// Deliveries by target that cannot be settled, for their rows are damaged. They are not handed out before the
 /// next start: their attempts would never end.
 #[derive(Default)]
-pub(super) struct Aside(Mutex<HashMap<Name, HashSet<i64>>>);
+pub(in crate::spool) struct Aside(Mutex<HashMap<Name, HashSet<i64>>>);
 
 /// Tells the outside, once, that the spool cannot go on.
 pub(in crate::spool) struct Alarm(Mutex<Option<OnFatal>>);

@@ -7,6 +7,9 @@
 //!
 //! Claims are committed without waiting for the disk: should a crash of the server take one back, the
 //! delivery is claimed again, and made twice at worst.
+//!
+//! What cannot be read costs nobody but itself: a row that no version of ours wrote, and content on a damaged
+//! page. A damaged page of the deliveries themselves, or of their index, is nobody's to step over.
 
 use std::collections::HashSet;
 
@@ -23,9 +26,18 @@ use crate::spool::disk::read::PAGE_BODIES_BYTES_MAX;
 use crate::spool::metrics::Op;
 use crate::spool::{DeliveryKey, DuePage, ReadError, Wanted};
 
-/// What both ways of claiming begin and end with.
+/// What both ways of claiming begin and end with; each with the bytes of bodies, and without a look at content.
 macro_rules! claim {
     ($which:literal) => {
+        [
+            claim!(
+                $which,
+                "octet_length(body) FROM next LEFT JOIN content USING (seq)"
+            ),
+            claim!($which, "NULL::integer FROM next"),
+        ]
+    };
+    ($which:literal, $bytes:literal) => {
         concat!(
             "WITH next AS MATERIALIZED (
                  SELECT seq, attempts, due_at, owed_since, replayed_after, resume_at, owner
@@ -41,14 +53,15 @@ macro_rules! claim {
                  UPDATE delivery AS d SET owner = $3 FROM next
                  WHERE d.seq = next.seq AND d.target = $1 AND next.owner IS DISTINCT FROM $3
              )
-             SELECT seq, attempts, due_at, owed_since, replayed_after, resume_at, octet_length(body)
-             FROM next LEFT JOIN content USING (seq) ORDER BY due_at, seq"
+             SELECT seq, attempts, due_at, owed_since, replayed_after, resume_at, ",
+            $bytes,
+            " ORDER BY due_at, seq"
         )
     };
 }
 
-const CLAIM: &str = claim!("$5::bigint IS NULL");
-const CLAIM_FRESH: &str = claim!("attempts = 0 AND due_at >= $5");
+const CLAIM: [&str; 2] = claim!("$5::bigint IS NULL");
+const CLAIM_FRESH: [&str; 2] = claim!("attempts = 0 AND due_at >= $5");
 
 const NEXT_DUE: &str =
     "SELECT min(due_at) FROM delivery WHERE state = 0 AND target = $1 AND due_at > $2";
@@ -61,7 +74,7 @@ impl Postgres {
         now: Timestamp,
         wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        self.claim(target, now, None, &wanted).await
+        self.claim(target, now, None, wanted).await
     }
 
     pub async fn fresh(
@@ -71,7 +84,7 @@ impl Postgres {
         now: Timestamp,
         wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        self.claim(target, now, Some(since), &wanted).await
+        self.claim(target, now, Some(since), wanted).await
     }
 
     /// Whether anything is owed to the target, in whose hands ever; it claims nothing.
@@ -94,28 +107,32 @@ impl Postgres {
     }
 
     /// Deliveries that were claimed and not begun are anybody's again.
-    pub async fn unclaim(&self, target: &Name, sequences: &[i64]) {
+    pub async fn unclaim(&self, target: &Name, sequences: &[i64]) -> Result<(), ReadError> {
+        let unclaimed = async {
+            let mut session = self.shared.readers.lend().await?;
+            let names = &self.shared.names;
+            let Some(number) = names.find(&mut session, target.as_str()).await? else {
+                return Ok(());
+            };
+            self.let_go(&mut session, number, sequences).await
+        };
+        self.told(unclaimed.await)
+    }
+
+    async fn let_go(
+        &self,
+        session: &mut Session,
+        target: i64,
+        sequences: &[i64],
+    ) -> Result<(), Error> {
         const UNCLAIM: &str = "UPDATE delivery SET owner = NULL
              WHERE target = $1 AND seq = ANY ($2) AND owner = $3 AND state = 0";
-        let unclaimed: Result<(), Error> = async {
-            let mut session = self.shared.readers.lend().await?;
-            let number = self
-                .shared
-                .names
-                .find(&mut session, target.as_str())
-                .await?;
-            let relay = self.shared.lease.relay;
-            session
-                .query(UNCLAIM, &[&number, &sequences, &relay])
-                .await?;
-            if let Some(number) = number {
-                self.shared.announcements.note([number]);
-            }
-            Ok(())
-        }
-        .await;
-        // Should it fail, they stay this relay's until it asks for them again, or its lease is over.
-        let _ = self.told(unclaimed);
+        let relay = self.shared.lease.relay;
+        session
+            .query(UNCLAIM, &[&target, &sequences, &relay])
+            .await?;
+        self.shared.announcements.note([target]);
+        Ok(())
     }
 
     async fn claim(
@@ -123,14 +140,15 @@ impl Postgres {
         target: &Name,
         now: Timestamp,
         since: Option<Timestamp>,
-        wanted: &Wanted,
+        wanted: Wanted,
     ) -> Result<DuePage, ReadError> {
-        if !self.shared.lease.is_held() {
+        if self.shared.lease.era().is_none() {
             return Err(ReadError::new(
                 "the server has not heard of this relay for longer than `spool.postgres.lease`",
             ));
         }
-        let page = self.claim_page(target, now, since, wanted).await;
+        let wanted = self.shared.aside.beside(target, wanted);
+        let page = self.claim_page(target, now, since, &wanted).await;
         for _ in page.iter().flat_map(|page| &page.unreadable) {
             self.shared.metrics.error(Op::Read);
         }
@@ -151,7 +169,7 @@ impl Postgres {
         };
         let (now_ms, since_ms) = (now.as_millis(), since.map(Timestamp::as_millis));
         let rows_max = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
-        let claim = if since.is_some() { CLAIM_FRESH } else { CLAIM };
+        let [claim, apart] = if since.is_some() { CLAIM_FRESH } else { CLAIM };
         let params: [Param<'_>; 5] = [
             &number,
             &now_ms,
@@ -159,12 +177,18 @@ impl Postgres {
             &rows_max,
             &since_ms,
         ];
-        let claimed = session.query(claim, &params).await?;
+        let claimed = match session.query(claim, &params).await {
+            Err(error) if error.is_damage() => session.query(apart, &params).await?,
+            claimed => claimed?,
+        };
         let mut page = DuePage {
             more: claimed.len() >= wanted.limit,
             ..DuePage::default()
         };
-        fill(&mut page, &mut session, target, &claimed, &wanted.held).await?;
+        let rest = fill(&mut page, &mut session, target, &claimed, &wanted.held).await?;
+        if !rest.is_empty() {
+            self.let_go(&mut session, number, &rest).await?;
+        }
         if since.is_none() && !page.more {
             let next = session.query(NEXT_DUE, &[&number, &now_ms]).await?;
             let next: Option<i64> = next.first().map_or(Ok(None), |row| row.try_get(0))?;
@@ -174,42 +198,66 @@ impl Postgres {
     }
 }
 
-/// Reads the records of what was claimed, until a page's bytes are full.
+/// Reads the records of what was claimed, until a page's bytes are full; returns what is left over.
 async fn fill(
     page: &mut DuePage,
     session: &mut Session,
     target: &Name,
     claimed: &[Row],
     held: &HashSet<i64>,
-) -> Result<(), Error> {
+) -> Result<Vec<i64>, Error> {
+    let key = |sequence| DeliveryKey {
+        sequence,
+        target: target.clone(),
+    };
     let mut all_owed = Vec::with_capacity(claimed.len());
     let mut bodies_bytes = 0;
+    let mut rest = Vec::new();
     for row in claimed {
-        if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
-            page.more = true;
-            break;
-        }
-        let owed = owed(row)?;
-        if held.contains(&owed.sequence) {
+        let sequence = row.try_get(0)?;
+        if held.contains(&sequence) {
             continue;
         }
-        let bytes: Option<i32> = row.try_get(6)?;
-        bodies_bytes += usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);
-        all_owed.push(owed);
+        if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
+            page.more = true;
+            rest.push(sequence);
+            continue;
+        }
+        bodies_bytes += match row.try_get(6)? {
+            Some(bytes) => body_bytes(bytes),
+            None => ask_body_bytes(session, sequence).await?,
+        };
+        match owed(row) {
+            Ok(owed) => all_owed.push(owed),
+            Err(_) => page.unreadable.push(key(sequence)),
+        }
     }
     let sequences: Vec<i64> = all_owed.iter().map(|owed| owed.sequence).collect();
     let mut records = record::read(session, &sequences).await?;
     for owed in all_owed {
-        let key = DeliveryKey {
-            sequence: owed.sequence,
-            target: target.clone(),
-        };
+        let key = key(owed.sequence);
         match records.remove(&owed.sequence) {
             Some(record) => page.deliveries.push(owed.due(key, record)),
             None => page.unreadable.push(key),
         }
     }
-    Ok(())
+    Ok(rest)
+}
+
+/// Of a body that was not looked at; 0 if that cannot be read, or is not there: nothing is sent then.
+async fn ask_body_bytes(session: &mut Session, sequence: i64) -> Result<usize, Error> {
+    const BYTES: &str = "SELECT octet_length(body) FROM content WHERE seq = $1";
+    match session.query(BYTES, &[&sequence]).await {
+        Err(error) if error.is_damage() => Ok(0),
+        rows => match rows?.first() {
+            Some(row) => Ok(body_bytes(row.try_get(0)?)),
+            None => Ok(0),
+        },
+    }
+}
+
+fn body_bytes(length: i32) -> usize {
+    usize::try_from(length).unwrap_or(0)
 }
 
 fn owed(row: &Row) -> Result<Owed, Error> {

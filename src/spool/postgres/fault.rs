@@ -32,6 +32,8 @@ pub(super) enum Fault {
     Collision,
     /// No room on the server: refuse what is new, keep settlements.
     Full,
+    /// Something that is there cannot be read: do without it.
+    Damaged,
     /// This time it did not work: refuse what is new, keep settlements.
     Failed,
 }
@@ -44,8 +46,12 @@ impl Error {
                 None => Fault::Away,
             },
             Self::TimedOut | Self::Doubtful | Self::Unkept | Self::ReadOnly => Fault::Away,
-            Self::Foreign(_) => Fault::Failed,
+            Self::Foreign(_) => Fault::Damaged,
         }
+    }
+
+    pub fn is_damage(&self) -> bool {
+        self.fault() == Fault::Damaged
     }
 
     pub fn code(&self) -> Option<&SqlState> {
@@ -64,6 +70,9 @@ fn fault_of(code: &SqlState) -> Fault {
         "08" | "28" | "57" => Fault::Away,
         "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Fault::Away,
         "40" => Fault::Collision,
+        // A page with a wrong checksum, a piece of a value that is missing, an index that leads nowhere.
+        "XX" => Fault::Damaged,
+        _ if *code == SqlState::IO_ERROR => Fault::Damaged,
         _ if *code == SqlState::LOCK_NOT_AVAILABLE => Fault::Collision,
         _ => Fault::Failed,
     }
@@ -129,6 +138,10 @@ mod tests {
             (SqlState::T_R_DEADLOCK_DETECTED, Fault::Collision),
             (SqlState::LOCK_NOT_AVAILABLE, Fault::Collision),
             (SqlState::DISK_FULL, Fault::Full),
+            (SqlState::DATA_CORRUPTED, Fault::Damaged),
+            (SqlState::INDEX_CORRUPTED, Fault::Damaged),
+            (SqlState::INTERNAL_ERROR, Fault::Damaged),
+            (SqlState::IO_ERROR, Fault::Damaged),
             (SqlState::UNDEFINED_TABLE, Fault::Failed),
         ];
         for (code, expected) in cases {

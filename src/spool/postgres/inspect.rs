@@ -52,6 +52,18 @@ pub(super) async fn look(address: &Address, options: &PostgresOptions) -> Result
     owns(&mut session, options).await
 }
 
+/// Looks at a spool that is there, for whoever only reads it.
+pub(super) async fn observe(address: &Address, options: &PostgresOptions) -> Result<(), OpenError> {
+    let mut session = connect(address, options).await?;
+    if find(&mut session, options, STEPS.len()).await? == STEPS.len() {
+        return Ok(());
+    }
+    let schema = &options.schema;
+    Err(refused(format!(
+        "the schema `{schema}` holds no spool of this version; look at `url` and `schema`, or let a relay make it"
+    )))
+}
+
 /// What to do where there are no tables, or older ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tables {

@@ -6,11 +6,15 @@
 //! that one's number: a settlement by the first changes nothing.
 //!
 //! The server's clock decides when a lease is over. Here it counts from before the question was put, and
-//! ends a tenth early: who is paused longer than its lease begins nothing on an old claim.
+//! ends a tenth early, by a clock that goes on while the machine is suspended: who is paused longer than its
+//! lease begins nothing on an old claim. A lease that was over, by either clock, begins a new era when it is
+//! renewed: what was claimed in the last one may have been taken over, though nobody looked in between.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::fault::Error;
 use super::session::Session;
@@ -24,8 +28,15 @@ pub(super) struct Lease {
     /// Where it counts.
     pub slot: i64,
     span: Duration,
-    held_until: Mutex<Option<Instant>>,
+    hold: Mutex<Hold>,
     ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Hold {
+    /// Since the machine was started.
+    until: Option<Duration>,
+    era: u64,
 }
 
 impl Lease {
@@ -34,7 +45,7 @@ impl Lease {
             relay: fastrand::i64(1..),
             slot: fastrand::i64(0..SLOTS),
             span,
-            held_until: Mutex::new(None),
+            hold: Mutex::default(),
             ended: AtomicBool::new(false),
         }
     }
@@ -44,33 +55,35 @@ impl Lease {
         self.span / 3
     }
 
-    pub fn is_held(&self) -> bool {
-        let held_until = self
-            .held_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        held_until.is_some_and(|until| Instant::now() < until)
+    /// Of what is claimed now; `None` while the lease may be over.
+    pub fn era(&self) -> Option<u64> {
+        let hold = self.hold();
+        hold.is_on().then_some(hold.era)
     }
 
     pub async fn renew(&self, session: &mut Session) -> Result<(), Error> {
-        const RENEW: &str = "INSERT INTO relay (id, alive_until)
+        const RENEW: &str = "WITH before AS (SELECT alive_until FROM relay WHERE id = $1)
+             INSERT INTO relay (id, alive_until)
              VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $2)
-             ON CONFLICT (id) DO UPDATE SET alive_until = EXCLUDED.alive_until";
+             ON CONFLICT (id) DO UPDATE SET alive_until = EXCLUDED.alive_until
+             RETURNING EXISTS (SELECT 1 FROM before
+                 WHERE alive_until > (extract(epoch FROM clock_timestamp()) * 1000)::bigint)";
         if self.ended.load(Ordering::Acquire) {
             return Ok(());
         }
-        let asked = Instant::now();
+        let asked = since_start();
         let span_ms = if cfg!(sabotage = "claimed-without-a-lease") {
             0
         } else {
             i64::try_from(self.span.as_millis()).unwrap_or(i64::MAX)
         };
-        session.query(RENEW, &[&self.relay, &span_ms]).await?;
-        let until = asked + self.span * 9 / 10;
-        *self
-            .held_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(until);
+        let rows = session.query(RENEW, &[&self.relay, &span_ms]).await?;
+        let was_alive = rows.first().map_or(Ok(false), |row| row.try_get(0))?;
+        let mut hold = self.hold();
+        if !was_alive || !hold.is_on() {
+            hold.era += 1;
+        }
+        hold.until = Some(asked + self.span * 9 / 10);
         Ok(())
     }
 
@@ -85,10 +98,23 @@ impl Lease {
     pub async fn end(&self, session: &mut Session) -> Result<(), Error> {
         const END: &str = "DELETE FROM relay WHERE id = $1";
         self.ended.store(true, Ordering::Release);
-        *self
-            .held_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.hold().until = None;
         session.query(END, &[&self.relay]).await.map(drop)
     }
+
+    fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    fn is_on(&self) -> bool {
+        self.until.is_some_and(|until| since_start() < until)
+    }
+}
+
+/// Since the machine was started, suspended or not.
+fn since_start() -> Duration {
+    let passed = clock_gettime(ClockId::Boottime);
+    Duration::try_from(passed).unwrap_or_default()
 }

@@ -14,9 +14,27 @@ use crate::spool::disk::delivery;
 use crate::spool::disk::history::History;
 use crate::verify::content_digest;
 
-/// The records of these notifications; one that is not there, or is not to the bit what was received, is
-/// left out.
+/// The records of these notifications; one that is not there, cannot be read, or is not to the bit what was
+/// received, is left out.
 pub(super) async fn read(
+    session: &mut Session,
+    sequences: &[i64],
+) -> Result<HashMap<i64, Record>, Error> {
+    let all = read_at_once(session, sequences).await;
+    if !all.as_ref().is_err_and(Error::is_damage) {
+        return all;
+    }
+    let mut records = HashMap::with_capacity(sequences.len());
+    for sequence in sequences {
+        match read_at_once(session, &[*sequence]).await {
+            Err(error) if error.is_damage() => {}
+            one => records.extend(one?),
+        }
+    }
+    Ok(records)
+}
+
+async fn read_at_once(
     session: &mut Session,
     sequences: &[i64],
 ) -> Result<HashMap<i64, Record>, Error> {
@@ -31,7 +49,8 @@ pub(super) async fn read(
     let rows = session.query(READ, &[&sequences]).await?;
     let mut records = HashMap::with_capacity(rows.len());
     for row in rows {
-        if let Some(record) = record(&row)? {
+        // Whatever is wrong with it, the row is here: the others are sound.
+        if let Ok(Some(record)) = record(&row) {
             records.insert(row.try_get(0)?, record);
         }
     }
@@ -90,7 +109,10 @@ pub(super) fn state(row: &Row, column: usize) -> Result<DeliveryState, Error> {
 }
 
 pub(super) fn name(row: &Row, column: usize) -> Result<Name, Error> {
-    Name::new(row.try_get(column)?).map_err(|_| Error::Foreign("a name"))
+    // No text at all is none either.
+    let text: Option<&str> = row.try_get(column).ok();
+    let name = text.and_then(|text| Name::new(text).ok());
+    name.ok_or(Error::Foreign("a name"))
 }
 
 pub(super) fn moment(row: &Row, column: usize) -> Result<Option<Timestamp>, Error> {

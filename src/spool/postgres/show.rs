@@ -17,7 +17,7 @@ use crate::notification::{Id, Record};
 use crate::spool::disk::custody::NOTIFICATIONS_MAX;
 use crate::spool::disk::history::Event as Written;
 use crate::spool::disk::ledger::Standings;
-use crate::spool::metrics::State;
+use crate::spool::metrics::{Op, State};
 use crate::spool::orders::{Plan, Stage, Wanted};
 use crate::spool::{
     Content, Counts, Cursor, Delivery, DeliveryState, Entry, Event, Filter, Found, Page, ReadError,
@@ -81,10 +81,14 @@ impl Postgres {
             return Ok(Page::default());
         };
         let step = selector.step(&mut session, after.0, limit).await?;
+        let (entries, unreadable) = sound(&mut session, names, &step.sequences).await?;
+        for _ in &unreadable {
+            self.shared.metrics.error(Op::Read);
+        }
         Ok(Page {
-            entries: entries(&mut session, names, &step.sequences).await?,
+            entries,
+            unreadable,
             next: step.next.map(Cursor),
-            ..Page::default()
         })
     }
 
@@ -169,6 +173,26 @@ impl Postgres {
     }
 }
 
+/// As [`entries`], with the sequences of those that cannot be read.
+async fn sound(
+    session: &mut Session,
+    names: &Names,
+    sequences: &[i64],
+) -> Result<(Vec<Entry>, Vec<i64>), Error> {
+    let all = entries(session, names, sequences).await;
+    if !all.as_ref().is_err_and(Error::is_damage) {
+        return Ok((all?, Vec::new()));
+    }
+    let (mut sound, mut unreadable) = (Vec::new(), Vec::new());
+    for sequence in sequences {
+        match entries(session, names, &[*sequence]).await {
+            Err(error) if error.is_damage() => unreadable.push(*sequence),
+            one => sound.append(&mut one?),
+        }
+    }
+    Ok((sound, unreadable))
+}
+
 /// In order of acceptance; one that left meanwhile is left out.
 async fn entries(
     session: &mut Session,
@@ -178,7 +202,7 @@ async fn entries(
     const ENTRIES: &str =
         "SELECT seq, digest, source.text, received_at, verdict, quarantine, settled_at,
                 secret.text, octet_length(body)
-         FROM notification AS n JOIN name AS source ON source.id = n.source
+         FROM notification AS n LEFT JOIN name AS source ON source.id = n.source
          LEFT JOIN content AS c USING (seq) LEFT JOIN name AS secret ON secret.id = c.secret
          WHERE seq = ANY ($1) ORDER BY seq";
     let rows = session.query(ENTRIES, &[&sequences]).await?;

@@ -8,11 +8,15 @@ use super::errands;
 use super::fault::Error;
 use super::session::{Param, Session};
 use super::sheet::{Books, Sheet};
+use crate::name::Name;
 use crate::spool::disk::queue::Batch;
 use crate::spool::orders::Order;
 use crate::spool::{AcceptError, CustodyError, Kept, Submission, Verdict};
 
-type Answer = Result<Kept, AcceptError>;
+pub(super) type Answer = Result<Kept, AcceptError>;
+
+/// How many deeds changed something, and how the counters moved; or why none was done.
+pub(super) type Carried = Result<(u64, Books), CustodyError>;
 
 /// A commit that wrote nothing waits for no standby. This writes, and so waits for all before it.
 const MARKER: &str = "SELECT pg_logical_emit_message(true, 'suki-relay', '')";
@@ -67,13 +71,12 @@ pub(super) async fn write(
     Ok((answers, sheet.books))
 }
 
-/// Carries an operator's order out: how many of its deeds changed something, and how the counters moved. Or
-/// why it was not.
+/// Carries an operator's order out.
 pub(super) async fn carry_out(
     shared: &Shared,
     session: &mut Session,
     order: &Order,
-) -> Result<Result<(u64, Books), CustodyError>, Error> {
+) -> Result<Carried, Error> {
     let mut sheet = Sheet::of(&shared.lease);
     let by = shared.names.number(session, order.by.as_str()).await?;
     let mut keys = Vec::new();
@@ -107,6 +110,27 @@ pub(super) async fn carry_out(
     }
     finish(shared, session, &sheet, &Additions::default(), false).await?;
     Ok(Ok((done, sheet.books)))
+}
+
+/// Whether the rows of a notification, and of its deliveries to these, cannot be read to be changed.
+pub(super) async fn is_damaged(
+    shared: &Shared,
+    session: &mut Session,
+    sequence: i64,
+    targets: &[Name],
+) -> Result<bool, Error> {
+    let mut keys = vec![(sequence, 0)];
+    for target in targets {
+        let number = shared.names.number(session, target.as_str()).await?;
+        keys.push((sequence, number));
+    }
+    let mut sheet = Sheet::of(&shared.lease);
+    let read = begin(session, &mut sheet, &keys, &Arrivals::default()).await;
+    session.batch("ROLLBACK").await?;
+    match read {
+        Err(error) if !error.is_damage() => Err(error),
+        read => Ok(read.is_err()),
+    }
 }
 
 /// Learns the numbers of all names, and of the outcomes of settlements, in their order.

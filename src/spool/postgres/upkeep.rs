@@ -1,5 +1,5 @@
 //! What is done beside writing: gauges are brought up to date, and what is past its time is dropped, by
-//! whichever relay comes first.
+//! whichever relay comes first. What is on a damaged page stays, and is in the way of nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::Error;
-use super::session::Session;
+use super::session::{Param, Session};
 use super::{Shared, ledger};
 use crate::clock::Timestamp;
 use crate::spool::metrics::Op;
@@ -26,12 +26,16 @@ const AUDIT_SHARE: u32 = 60;
 /// Notifications dropped in one transaction.
 const DROPPED_MAX: i64 = 500;
 
+/// Settled ones on damaged pages that are stepped over; with more, nothing is dropped.
+const DAMAGED_MAX: usize = 1000;
+
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut audit_at = Instant::now();
+    let mut damaged = Vec::new();
     loop {
         let began = Instant::now();
         let audit = began >= audit_at;
-        let looked = look(&shared, audit).await;
+        let looked = look(&shared, audit, &mut damaged).await;
         if looked.is_err() {
             shared.metrics.error(Op::Read);
         }
@@ -43,11 +47,11 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-async fn look(shared: &Shared, audit: bool) -> Result<(), Error> {
+async fn look(shared: &Shared, audit: bool, damaged: &mut Vec<i64>) -> Result<(), Error> {
     let mut session = shared.readers.lend_unhurried().await?;
     ledger::show(&mut session, &shared.metrics).await?;
     ledger::show_oldest(&mut session, &shared.metrics).await?;
-    tidy(shared, &mut session).await?;
+    tidy(shared, &mut session, damaged).await?;
     if audit {
         let imbalance = ledger::imbalance(&mut session).await?;
         shared.metrics.ledger_imbalance.set(imbalance);
@@ -57,13 +61,49 @@ async fn look(shared: &Shared, audit: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Drops a bounded number of settled notifications past their time, with their marks: by the server's clock too,
-/// lest one relay whose own is ahead forgets for all.
-async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
+/// Drops a bounded number of settled notifications past their time, with their marks; those that cannot be
+/// dropped are found one by one.
+async fn tidy(shared: &Shared, session: &mut Session, damaged: &mut Vec<i64>) -> Result<(), Error> {
+    const NEXT: &str = "SELECT seq FROM notification WHERE settled_at <= $1 AND NOT seq = ANY ($3)
+         ORDER BY settled_at LIMIT $2";
+    match drop_past(shared, session, damaged, None).await {
+        Err(error) if error.is_damage() && damaged.len() < DAMAGED_MAX => {}
+        dropped => return dropped,
+    }
+    let past = Timestamp::now().minus(shared.options.keep_delivered);
+    let past = past.as_millis();
+    let rows = session
+        .query(NEXT, &[&past, &DROPPED_MAX, &*damaged])
+        .await?;
+    for row in rows {
+        let sequence = row.try_get(0)?;
+        match drop_past(shared, session, damaged, Some(sequence)).await {
+            Err(error) if error.is_damage() && damaged.len() < DAMAGED_MAX => {
+                shared.metrics.error(Op::Read);
+                tracing::error!(
+                    sequence,
+                    "it is past its time and stays: its record is damaged. Look at the server"
+                );
+                damaged.push(sequence);
+            }
+            dropped => dropped?,
+        }
+    }
+    Ok(())
+}
+
+/// By the server's clock too, lest one relay whose own is ahead forgets for all.
+async fn drop_past(
+    shared: &Shared,
+    session: &mut Session,
+    damaged: &[i64],
+    only: Option<i64>,
+) -> Result<(), Error> {
     const TIDY: &str = "WITH gone AS MATERIALIZED (
              SELECT seq FROM notification
              WHERE settled_at <=
                    least($1, (extract(epoch FROM statement_timestamp()) * 1000)::bigint) - $4::bigint
+                   AND NOT seq = ANY ($5) AND ($6::bigint IS NULL OR seq = $6)
              ORDER BY settled_at LIMIT $2
              FOR UPDATE SKIP LOCKED),
          marks AS (DELETE FROM notification AS n USING gone WHERE n.seq = gone.seq),
@@ -84,10 +124,9 @@ async fn tidy(shared: &Shared, session: &mut Session) -> Result<(), Error> {
     let now = Timestamp::now().as_millis();
     let kept_for = shared.options.keep_delivered.as_millis();
     let kept_for = i64::try_from(kept_for).unwrap_or(i64::MAX);
-    session
-        .query(TIDY, &[&now, &DROPPED_MAX, &shared.lease.slot, &kept_for])
-        .await
-        .map(drop)
+    let slot = &shared.lease.slot;
+    let params: [Param<'_>; 6] = [&now, &DROPPED_MAX, slot, &kept_for, &damaged, &only];
+    session.query(TIDY, &params).await.map(drop)
 }
 
 async fn bytes(session: &mut Session) -> Result<i64, Error> {

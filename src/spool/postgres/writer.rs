@@ -16,7 +16,11 @@
 //! operator or a timeout, and warns. That is no promise. So a warning during a commit counts as no answer,
 //! and what was kept before is answered only behind a commit of our own, which waits for all before it. Nor is
 //! it one if `fsync` or `synchronous_commit` was turned off meanwhile, which is read just before each COMMIT.
+//!
+//! What rests on a row that cannot be read is left out of its transaction, and the others go on: a settlement
+//! is set aside, an operator's order does without it.
 
+use std::slice;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -26,11 +30,13 @@ use super::fault::{Error, Fault};
 use super::inspect::Tables;
 use super::session::{Role, Session};
 use super::sheet::Books;
-use super::{Shared, attendant, inspect, transaction};
+use super::transaction::{self, Answer, Carried};
+use super::{Shared, attendant, inspect};
+use crate::name::Name;
 use crate::spool::disk::ledger::Step;
 use crate::spool::disk::queue::{Batch, Taken};
 use crate::spool::metrics::Op;
-use crate::spool::orders::Order;
+use crate::spool::orders::{Deed, Order};
 use crate::spool::{AcceptError, CustodyError, OpenError};
 
 /// How often unwritten settlements are tried again.
@@ -42,6 +48,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Transactions that met another's are tried again so often at once.
 const COLLISIONS_MAX: usize = 5;
+
+/// Settlements that can never be written; with more, the spool takes nothing new.
+const DAMAGED_MAX: usize = 1000;
 
 pub(super) struct Writer<'s> {
     shared: &'s Shared,
@@ -93,11 +102,11 @@ impl<'s> Writer<'s> {
     /// One commit, and its answers. What could not be written stays in the batch.
     async fn write(&mut self, batch: &mut Batch) {
         let began = Instant::now();
-        let waiting = &*batch;
-        let written = self.within_time(async |shared, session| {
-            transaction::write(shared, session, waiting).await
-        });
-        match written.await {
+        let mut written = self.transact(batch).await;
+        while matches!(written, Err(Fault::Damaged)) && self.sets_aside(batch).await {
+            written = self.transact(batch).await;
+        }
+        match written {
             Ok((answers, books)) => {
                 let size = batch.accepts.len() + batch.settlements.len();
                 let metrics = &self.shared.metrics;
@@ -117,8 +126,47 @@ impl<'s> Writer<'s> {
             }
             Err(Fault::Away | Fault::Collision) => {}
             Err(Fault::Full) => self.refuse(batch, AcceptError::Full),
-            Err(Fault::Failed) => self.refuse(batch, AcceptError::Failed),
+            Err(Fault::Failed | Fault::Damaged) => self.refuse(batch, AcceptError::Failed),
         }
+    }
+
+    async fn transact(&mut self, batch: &Batch) -> Result<(Vec<Answer>, Books), Fault> {
+        let written = self
+            .within_time(async |shared, session| transaction::write(shared, session, batch).await);
+        written.await
+    }
+
+    /// A settlement of a delivery whose row is damaged is in the way of all others. Nobody waits for it, and the
+    /// delivery is not handed out again before the next start.
+    async fn sets_aside(&mut self, batch: &mut Batch) -> bool {
+        let before = batch.settlements.len();
+        for settle in std::mem::take(&mut batch.settlements) {
+            let key = &settle.settlement.key;
+            let targets = slice::from_ref(&key.target);
+            if !self.is_damaged(key.sequence, targets).await
+                || !self.shared.aside.put(key, DAMAGED_MAX)
+            {
+                batch.settlements.push(settle);
+                continue;
+            }
+            self.shared.metrics.error(Op::Read);
+            tracing::error!(
+                sequence = key.sequence,
+                target = %key.target,
+                "a delivery's record is damaged: what came of it cannot be written, and it stays pending; the \
+                 others go on. Look at the server"
+            );
+            let _ = settle.done.send(());
+        }
+        batch.settlements.len() < before
+    }
+
+    /// Whether what is to be changed of a notification, and of its deliveries to these, cannot be read.
+    async fn is_damaged(&mut self, sequence: i64, targets: &[Name]) -> bool {
+        let damaged = self.within_time(async |shared, session| {
+            transaction::is_damaged(shared, session, sequence, targets).await
+        });
+        damaged.await == Ok(true)
     }
 
     fn refuse(&self, batch: &mut Batch, refusal: AcceptError) {
@@ -130,11 +178,16 @@ impl<'s> Writer<'s> {
         }
     }
 
-    async fn carry_out(&mut self, order: Order) {
-        let done = self.within_time(async |shared, session| {
-            transaction::carry_out(shared, session, &order).await
-        });
-        let done = match done.await {
+    async fn carry_out(&mut self, mut order: Order) {
+        let mut done = self.transact_order(&order).await;
+        if matches!(done, Err(Fault::Damaged)) {
+            done = match (self.leaves_out(&mut order.deeds).await, order.all_or_none) {
+                (false, _) => done,
+                (true, true) => Ok(Err(CustodyError::Damaged)),
+                (true, false) => self.transact_order(&order).await,
+            };
+        }
+        let done = match done {
             Ok(Ok((done, books))) => {
                 self.close(&books);
                 Ok(done)
@@ -144,6 +197,34 @@ impl<'s> Writer<'s> {
             Err(_) => Err(CustodyError::Failed),
         };
         let _ = order.answer.send(done);
+    }
+
+    async fn transact_order(&mut self, order: &Order) -> Result<Carried, Fault> {
+        let done = self.within_time(async |shared, session| {
+            transaction::carry_out(shared, session, order).await
+        });
+        done.await
+    }
+
+    /// Deeds to rows that are damaged are in the way of all others.
+    async fn leaves_out(&mut self, deeds: &mut Vec<Deed>) -> bool {
+        let mut damaged = Vec::new();
+        for deed in std::mem::take(deeds) {
+            if self.is_damaged(deed.sequence(), deed.targets()).await {
+                self.shared.metrics.error(Op::Read);
+                damaged.push(deed.sequence());
+            } else {
+                deeds.push(deed);
+            }
+        }
+        if let Some(first_sequence) = damaged.first() {
+            tracing::error!(
+                count = damaged.len(),
+                first_sequence,
+                "an operator's order cannot change them: their records are damaged. Look at the server"
+            );
+        }
+        !damaged.is_empty()
     }
 
     /// What this relay has claimed is the others' at once.

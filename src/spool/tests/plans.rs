@@ -46,7 +46,7 @@ async fn plans_stay_flat_with_a_long_backlog_and_eight_relays() {
                 relay.due(&name("audit"), NOW, 100).await.expect("reads");
                 let left: Vec<_> = page.deliveries[30..].iter().collect();
                 let left: Vec<_> = left.iter().map(|due| due.key.sequence).collect();
-                relay.give_back(&ehr, &left).await;
+                relay.give_back(&ehr, &left).await.expect("is written");
                 let since = NOW.minus(Duration::from_secs(1));
                 let fresh = relay.fresh(&ehr, since, NOW, 5).await.expect("reads");
                 assert_eq!(fresh.deliveries.len(), 5);

@@ -48,7 +48,7 @@ async fn a_delivery_is_in_one_relays_hands() {
     assert_eq!(fresh.expect("reads").deliveries.len(), 40);
 
     let given: Vec<i64> = of_a.iter().copied().collect();
-    a.give_back(&name("ehr"), &given).await;
+    a.give_back(&name("ehr"), &given).await.expect("is written");
     assert_eq!(sequences(&b, 1000).await.len(), 60);
     assert!(sequences(&a, 1000).await.is_empty());
     drop(b);
@@ -57,6 +57,18 @@ async fn a_delivery_is_in_one_relays_hands() {
         60,
         "who ends keeps nothing"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_into_a_page_is_left_to_the_others() {
+    let (_server, [a, b]) = relays();
+    for byte in ["a", "b", "c", "d"] {
+        let body = byte.repeat(9 << 20);
+        assert_eq!(a.accept(submission(body, &["ehr"])).await, Ok(Kept::Now));
+    }
+    let page = a.due(&name("ehr"), NOW, 9).await.expect("reads");
+    assert_eq!((page.deliveries.len(), page.more), (2, true));
+    assert_eq!(sequences(&b, 9).await, [3, 4].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
