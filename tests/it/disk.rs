@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::harness::{Faults, Relay, Setup, SmallDisk, Target, eventually, sign};
 
@@ -148,6 +149,31 @@ async fn a_spent_quota_is_a_full_disk_and_heals() {
         sender.post(body(n)).await.expect("an answer").status == 200
     })
     .await;
+}
+
+/// A checksum that is wrong, as XFS and ext4 tell of it. What the writer reads first is of one record: of what it
+/// settles, or of what it would drop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_is_one_records_damage_and_ends_nothing() {
+    let target = Target::slow(Duration::from_secs(3)).await;
+    let setup = Setup::new(&to(&target));
+    let relay = setup.start();
+    let sender = relay.sender();
+    assert_eq!(sender.post(body(1)).await.expect("an answer").status, 200);
+    relay.kill();
+    let mut relay = setup.start();
+    let database = setup.path().join("spool/spool.db");
+    let _failing = Faults::of_first_reads(&relay, &database, "EBADMSG").await;
+    let damage = "suki_relay_spool_errors_total{op=\"read\"}";
+    eventually("a read failed", async || relay.metric(damage).await > 0.5).await;
+    eventually("it is delivered", async || delivered(&target).len() == 1).await;
+    let answer = relay.sender().post(body(2)).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    eventually("the next is delivered", async || {
+        delivered(&target).len() == 2
+    })
+    .await;
+    assert!(!relay.has_ended());
 }
 
 #[tokio::test(flavor = "multi_thread")]

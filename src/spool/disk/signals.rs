@@ -150,3 +150,23 @@ impl Alarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_aside_is_bounded_and_asked_for_beside_what_is_wanted() {
+        let aside = Aside::default();
+        let ehr = Name::new("ehr").unwrap();
+        let put = |sequence| {
+            let target = ehr.clone();
+            aside.put(&DeliveryKey { sequence, target }, 2)
+        };
+        assert_eq!([1, 2, 3, 2].map(put), [true, true, false, true]);
+        let beside = aside.beside(&ehr, 5.into());
+        assert_eq!((beside.limit, beside.held), (7, HashSet::from([1, 2])));
+        let other = aside.beside(&Name::new("audit").unwrap(), 5.into());
+        assert_eq!((other.limit, other.held.len()), (5, 0));
+    }
+}

@@ -108,6 +108,12 @@ impl Faults {
         Self::attach(relay, "fsync,fdatasync", fault, &[file.to_owned()]).await
     }
 
+    /// The first read of one file by each thread.
+    pub async fn of_first_reads(relay: &Relay, file: &Path, error: &str) -> Self {
+        let fault = format!("error={error}:when=1");
+        Self::attach(relay, "pread64", &fault, &[file.to_owned()]).await
+    }
+
     async fn attach(relay: &Relay, calls: &str, fault: &str, files: &[PathBuf]) -> Self {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
