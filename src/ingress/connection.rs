@@ -57,7 +57,7 @@ pub async fn attend(tcp: TcpStream, place: Place, ingress: Arc<Ingress>, mut dra
     // Answers are small and final: waiting to fill a packet only delays them.
     let _ = tcp.set_nodelay(true);
     let shaken = select! {
-        shaken = handshake(tcp, &ingress) => shaken,
+        shaken = handshake(tcp, &place, &ingress) => shaken,
         () = told(&mut drain) => return,
         () = place.lost() => return,
     };
@@ -75,10 +75,16 @@ pub async fn attend(tcp: TcpStream, place: Place, ingress: Arc<Ingress>, mut dra
 
 async fn handshake(
     tcp: TcpStream,
+    place: &Place,
     ingress: &Ingress,
 ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
     let acceptor = TlsAcceptor::from(ingress.tls.load_full());
-    match timeout(ingress.limits.handshake_timeout, acceptor.accept(tcp)).await {
+    let shaken = async {
+        tcp.peek(&mut [0]).await?;
+        place.speaks();
+        acceptor.accept(tcp).await
+    };
+    match timeout(ingress.limits.handshake_timeout, shaken).await {
         Ok(Ok(tls)) => Ok(tls),
         Ok(Err(error)) => Err(failure(&error)),
         Err(_) => Err(HandshakeFailure::Timeout),

@@ -109,6 +109,11 @@ impl Tally {
         }
     }
 
+    /// Kept, and nothing that anybody had seen before.
+    pub const fn is_new(self) -> bool {
+        matches!(self, Self::Accepted | Self::Invalid | Self::Unrouted)
+    }
+
     pub const ALL: [Self; 11] = [
         Self::Accepted,
         Self::Duplicate,

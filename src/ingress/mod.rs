@@ -23,6 +23,7 @@ mod listen;
 pub mod metrics;
 mod places;
 mod progress;
+mod register;
 mod reply;
 mod stream;
 pub mod tls;
@@ -66,7 +67,7 @@ pub use self::metrics::Metrics;
 /// What one listener allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections. Past them the oldest that brought nothing verified makes room; further clients
+    /// Open connections. Past them the oldest that brought nothing new makes room; further clients
     /// wait in the kernel's backlog.
     pub connections: usize,
     /// Those of them that one peer may have; `None`: all.
@@ -191,9 +192,7 @@ impl Ingress {
                 return Err(Rejection::Unauthorized);
             }
         };
-        if !client.prove() {
-            return Err(Rejection::Unavailable);
-        }
+        let in_hand = client.verified().ok_or(Rejection::Unavailable)?;
         series.matched(&judged.submission.notification.secret);
         self.metrics.route_errors(&judged.route_errors);
         let about = about(&judged.submission);
@@ -203,6 +202,9 @@ impl Ingress {
             receipt.ended(ended(kept));
         }
         let promise = kept?;
+        if promise.tally.is_new() {
+            in_hand.proves();
+        }
         if promise.tally == Tally::Accepted {
             series.accepted_at(Timestamp::now());
         }

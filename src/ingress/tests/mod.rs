@@ -198,6 +198,11 @@ impl Relay {
     }
 
     async fn connect_over(&self, tcp: TcpStream, alpn: &[u8]) -> Wire {
+        let shaken = self.try_connect_over(tcp, alpn).await;
+        shaken.expect("shakes hands")
+    }
+
+    async fn try_connect_over(&self, tcp: TcpStream, alpn: &[u8]) -> Option<Wire> {
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -207,11 +212,11 @@ impl Relay {
         config.alpn_protocols = vec![alpn.into()];
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = TlsConnector::from(Arc::new(config));
-        let tls = within(connector.connect(name, tcp)).await;
-        Wire {
-            tls: tls.expect("shakes hands"),
+        let tls = within(connector.connect(name, tcp)).await.ok()?;
+        Some(Wire {
+            tls,
             unread: Vec::new(),
-        }
+        })
     }
 
     /// One request on a connection of its own.
