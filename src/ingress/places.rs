@@ -12,6 +12,10 @@
 //! turned away while all that it has are proven. A peer is an IPv4 address, or a network of 64 bits in
 //! IPv6, which is what one host gets (RFC 7421).
 //!
+//! When the byte budget is spent (`budget.rs`), those that are not proven and hold most of it make room: for one
+//! that is proven itself, or that would hold less than they. So small requests are never cut for large ones,
+//! and nobody gains by being cut and coming back.
+//!
 //! Whether a connection is kept or loses its place is decided under one lock: of both, one happens. A proven
 //! one is never cut.
 
@@ -46,6 +50,8 @@ pub struct Place {
     peer: IpAddr,
     proven: AtomicBool,
     client: Arc<Client>,
+    /// For memory, though it is not proven (`budget.rs`).
+    pub waits: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -118,6 +124,18 @@ impl Places {
         true
     }
 
+    fn make_room_of(&self, bytes: usize, more_than: usize) -> bool {
+        let mut register = self.register();
+        let Some(largest) = register.largest(bytes, more_than) else {
+            return false;
+        };
+        for number in largest {
+            register.tell_to_go(number);
+            self.metrics.cut(Cut::Bytes);
+        }
+        true
+    }
+
     fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -134,6 +152,7 @@ impl Places {
             peer,
             proven: AtomicBool::new(false),
             client,
+            waits: AtomicBool::new(false),
             _permit: permit,
         }
     }
@@ -156,7 +175,7 @@ impl Place {
         known.then(|| InHand(self))
     }
 
-    fn is_proven(&self) -> bool {
+    pub fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
     }
 
@@ -168,6 +187,27 @@ impl Place {
     /// Ends when the place is lost.
     pub async fn lost(&self) {
         self.client.lost.notified().await;
+    }
+
+    /// So many bytes more of the budget are held for what this client has begun to send.
+    pub fn hold(&self, bytes: usize) {
+        self.client.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many less.
+    pub fn let_go(&self, bytes: usize) {
+        self.client.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Tells others to go, so that so many bytes of the budget come back. False, and nobody goes, if those that may
+    /// be cut for this client do not hold as many.
+    pub fn make_room(&self, bytes: usize) -> bool {
+        let more_than = if self.is_proven() {
+            0
+        } else {
+            self.client.held() + bytes
+        };
+        self.places.make_room_of(bytes, more_than)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The register of places: who has one, who of them is not proven, and who of those goes first. Pure; the lock
 //! around it is `places.rs`'s.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -14,12 +16,16 @@ pub struct Register {
     unproven: BTreeMap<u64, Unproven>,
     /// Those of them that have not said a byte.
     mute: BTreeSet<u64>,
+    /// Those told to go who hold memory still.
+    going: Vec<Arc<Client>>,
     peers: HashMap<IpAddr, Peer>,
 }
 
 /// What a connection and its entry share.
 #[derive(Default)]
 pub struct Client {
+    /// Of the budget, for requests that it has not sent to their end.
+    pub held_bytes: AtomicUsize,
     pub lost: Notify,
 }
 
@@ -79,6 +85,29 @@ impl Register {
         its.find(|number| self.unproven.get(number).is_some_and(Unproven::may_be_cut))
     }
 
+    /// Those that may be cut and hold most of the budget, as many as it takes for so many bytes beside those that are
+    /// on their way; none of them holds less than `more_than` and a byte. `None` if all of them together hold too little.
+    pub fn largest(&self, needed_bytes: usize, more_than: usize) -> Option<Vec<u64>> {
+        let going = self.going.iter().map(|client| client.held());
+        let mut missing = needed_bytes.saturating_sub(going.sum());
+        let all = self.unproven.iter();
+        let mut holders: Vec<_> = all
+            .filter(|(_, unproven)| unproven.may_be_cut())
+            .map(|(number, unproven)| (Reverse(unproven.client.held()), *number))
+            .filter(|(Reverse(held), _)| *held > more_than)
+            .collect();
+        holders.sort_unstable();
+        let mut largest = Vec::new();
+        for (Reverse(held), number) in holders {
+            if missing == 0 {
+                break;
+            }
+            largest.push(number);
+            missing = missing.saturating_sub(held);
+        }
+        (missing == 0).then_some(largest)
+    }
+
     /// A verified request is in hand on it. False if it is not unproven.
     pub fn verified(&mut self, number: u64) -> bool {
         let Some(unproven) = self.unproven.get_mut(&number) else {
@@ -116,6 +145,8 @@ impl Register {
         self.settle(number);
         self.leave(peer);
         client.lost.notify_one();
+        self.going.retain(|client| client.held() > 0);
+        self.going.push(client);
     }
 
     pub fn leave(&mut self, peer: IpAddr) {
@@ -125,6 +156,12 @@ impl Register {
                 self.peers.remove(&peer);
             }
         }
+    }
+}
+
+impl Client {
+    pub fn held(&self) -> usize {
+        self.held_bytes.load(Ordering::Relaxed)
     }
 }
 
