@@ -61,6 +61,8 @@
 //! 7. Nothing is unbounded: queues, bodies, connections, answers, files, waits: held by
 //!    `test:past_the_limit_a_client_waits_until_another_goes`,
 //!    `test:whoever_only_holds_connections_makes_room_the_oldest_first`, `test:a_spent_byte_budget_is_500`,
+//!    `test:good_ones_are_answered_while_strangers_hold_back_their_bodies`,
+//!    `test:streams_that_drip_have_no_more_memory_than_all_may_hold`,
 //!    `test:attempts_in_flight_never_exceed_the_maximum`,
 //!    `test:look_ups_that_hang_are_few_and_hold_up_no_other_target`, `test:the_log_stays_short_beneath_readers`.
 //! 8. No module imports one above it: held by `test:no_room_imports_one_beside_or_above_it`.
@@ -92,7 +94,7 @@
 //! 0  clock  name  secret           know nobody
 //! ```
 //!
-//! Begin with [`ingress`], whose `receive` is the whole plot of a request, and with the header of
+//! Begin with [`ingress`], whose `let_in` and `receive` are the whole plot of a request, and with the header of
 //! `spool/disk.rs`, which says what a crash at each point leaves (`spool/postgres.rs`, where many relays
 //! share one, and `spool/fallback.rs`, where a disk is beside it).
 

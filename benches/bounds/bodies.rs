@@ -1,4 +1,5 @@
-//! What bodies cost in memory: a few that are held back before their last byte, and thousands at once.
+//! What bodies cost in memory: a few that are held back before their last byte, and thousands at once. And whom they
+//! cost an answer: good ones, while others hold all that there is.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -37,6 +38,11 @@ const SMALL_HELD: usize = 1000;
 const CONNECTIONS: usize = 50;
 /// As many as the relay takes of one connection.
 const STREAMS: usize = 100;
+/// Of strangers who hold back bodies, each of as many as fill the budget.
+const HOARDS: usize = 4;
+const HOARD_STREAMS: usize = 8;
+const GOOD_CONNECTIONS: usize = 4;
+const HOARD_RUN: Duration = Duration::from_secs(10);
 const CROWD_LIMIT_BYTES: u64 = 256 * 1024 * 1024;
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -69,6 +75,11 @@ pub fn measure() -> Vec<Row> {
             "most memory with 5,000 full-size bodies at once, limited to 256, MiB",
             peak,
             256.0,
+        ));
+        rows.push(Row::at_most(
+            "good ones that fail while strangers hold back bodies, %",
+            beside_hoards().await,
+            0.1,
         ));
         rows
     })
@@ -125,9 +136,52 @@ async fn crowd() -> (f64, BTreeMap<u16, usize>) {
     while let Some(status) = requests.join_next().await {
         *answered.entry(status.expect("no panic")).or_default() += 1;
     }
-    assert!(answered.keys().all(|status| [401, 500].contains(status)));
+    // Who holds most has to go when another needs room: 0.
+    assert!(answered.keys().all(|s| [0, 401, 500].contains(s)));
     good.one().await;
     (relay.peak_mib(), answered)
+}
+
+/// Per cent of the good ones that are not answered 200.
+#[allow(clippy::cast_precision_loss)]
+async fn beside_hoards() -> f64 {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    certificate(folder.path());
+    let relay = Server::relay(folder.path(), "hoards", None, false);
+    relay.limit_memory(CROWD_LIMIT_BYTES);
+    let client = Arc::new(Client::new(folder.path(), &relay));
+    let good = Load::new(relay.address, &relay.certificate, SECRET);
+    let mut hoards = JoinSet::new();
+    for _ in 0..HOARDS {
+        hoards.spawn(hoard(Arc::clone(&client)));
+    }
+    tokio::time::sleep(SETTLE).await;
+    let run = tokio::task::spawn_blocking(move || good.run(GOOD_CONNECTIONS, HOARD_RUN));
+    let run = run.await.expect("it ends");
+    assert_eq!(hoards.len(), HOARDS);
+    assert!(hoards.try_join_next().is_none(), "they hold on to the end");
+    println!(
+        "good ones beside hoards: {:.0} a second, p99 {:.1?}",
+        run.rate(),
+        run.p99()
+    );
+    run.refused as f64 * 100.0 / run.answered as f64
+}
+
+/// Sends a little more than half of each body, so that room for all of it is made, and comes back when it is cut.
+async fn hoard(client: Arc<Client>) {
+    loop {
+        let connection = client.connect().await;
+        let mut requests = JoinSet::new();
+        for _ in 0..HOARD_STREAMS {
+            let part = Bytes::from(vec![b' '; LARGE_BYTES / 2 + 1]);
+            let part = stream::iter([Ok::<_, Infallible>(Frame::data(part))]);
+            let body = StreamBody::new(part.chain(stream::pending()));
+            let (connection, body) = (connection.clone(), body.boxed_unsync());
+            requests.spawn(post(connection, body, Some(LARGE_BYTES)));
+        }
+        while requests.join_next().await.is_some() {}
+    }
 }
 
 struct Client {

@@ -1,50 +1,26 @@
-//! Reading a body: bounded in bytes, in time, and in what all bodies take together.
+//! Reading a body: bounded in bytes, in time, and in what all requests take together (`budget.rs`).
 //!
-//! Room is made for bytes as they come, not as they are announced, and paid for out of the common
-//! [`Budget`]: a client that announces much and sends little holds little, and all bodies together take no
+//! Room is made for bytes as they come, not as they are announced, and paid for out of the common budget: a
+//! client that announces much and sends little holds little, and all bodies together take no
 //! more memory than the budget has. A complete body carries its share along: whoever holds the last of it,
 //! the spool's queue at times, gives the share back by letting go.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Limits;
+use super::budget::Share;
 use super::reply::Rejection;
-
-/// Bytes that all bodies in flight may hold together.
-pub struct Budget(Arc<Semaphore>);
 
 /// A complete body, and its share of the budget, which goes back when dropped.
 struct Paid {
     bytes: Vec<u8>,
-    _share: Share,
-}
-
-/// Bytes taken from the budget; `None` before the first.
-type Share = Option<OwnedSemaphorePermit>;
-
-impl Budget {
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
-    }
-
-    fn add(&self, share: &mut Share, bytes: usize) -> Result<(), Rejection> {
-        let bytes = u32::try_from(bytes).map_err(|_| Rejection::Unavailable)?;
-        let more = Arc::clone(&self.0)
-            .try_acquire_many_owned(bytes)
-            .map_err(|_| Rejection::Unavailable)?;
-        match share {
-            Some(share) => share.merge(more),
-            None => *share = Some(more),
-        }
-        Ok(())
-    }
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Paid {
@@ -57,23 +33,23 @@ impl AsRef<[u8]> for Paid {
 ///
 /// # Errors
 /// [`Rejection::TooLarge`] past the limit, [`Rejection::Timeout`] if it is not complete in time or broke
-/// off, [`Rejection::Unavailable`] if the budget is spent.
-pub async fn read<B>(body: &mut B, limits: &Limits, budget: &Budget) -> Result<Bytes, Rejection>
+/// off, [`Rejection::Unavailable`] if the budget is spent and nobody makes room.
+pub async fn read<B>(body: &mut B, limits: &Limits, share: &mut Share) -> Result<Bytes, Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    timeout(limits.body_timeout, frames(body, limits.body_bytes, budget))
+    timeout(limits.body_timeout, frames(body, limits.body_bytes, share))
         .await
         .unwrap_or(Err(Rejection::Timeout))
 }
 
-async fn frames<B>(body: &mut B, limit_bytes: usize, budget: &Budget) -> Result<Bytes, Rejection>
+async fn frames<B>(body: &mut B, limit_bytes: usize, share: &mut Share) -> Result<Bytes, Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    share.settle().await?;
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut bytes = Vec::new();
-    let mut share = None;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Rejection::Timeout)?;
         let Ok(data) = frame.into_data() else {
@@ -89,13 +65,13 @@ where
             announced
         };
         let room = room(bytes.capacity(), needed, most);
-        budget.add(&mut share, room - bytes.capacity())?;
+        share.add(room - bytes.capacity()).await?;
         bytes.reserve_exact(room - bytes.len());
         bytes.extend_from_slice(&data);
     }
     let paid = Paid {
         bytes,
-        _share: share,
+        _share: share.complete(),
     };
     Ok(Bytes::from_owner(paid))
 }
@@ -111,17 +87,25 @@ fn room(room: usize, needed: usize, most: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::Arc;
     use std::task::{Context, Poll};
 
     use futures_util::stream;
     use http_body_util::{Full, StreamBody};
     use hyper::body::{Frame, SizeHint};
 
+    use super::super::budget::Budget;
+    use super::super::tests::clients;
     use super::*;
 
-    async fn read(length: usize, limit: usize, budget: &Budget) -> Result<Bytes, Rejection> {
+    async fn share(budget: &Arc<Budget>) -> Share {
+        let [client] = clients().await;
+        budget.share(&client, 0).expect("nothing is asked")
+    }
+
+    async fn read(length: usize, limit: usize, budget: &Arc<Budget>) -> Result<Bytes, Rejection> {
         let mut body = Full::new(Bytes::from(vec![b'x'; length]));
-        frames(&mut body, limit, budget).await
+        frames(&mut body, limit, &mut share(budget).await).await
     }
 
     #[tokio::test]
@@ -187,7 +171,8 @@ mod tests {
         for (announced, limit, paid) in [(100, 1000, 100), (0, 1000, 160), (0, 120, 120)] {
             for (budget, fits) in [(paid, true), (paid - 1, false)] {
                 let budget = Budget::new(budget);
-                let read = frames(&mut tens(10, announced), limit, &budget).await;
+                let mut share = share(&budget).await;
+                let read = frames(&mut tens(10, announced), limit, &mut share).await;
                 assert_eq!(read.is_ok(), fits, "{announced} announced, {paid} paid");
             }
         }

@@ -16,7 +16,7 @@ use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::AlertDescription;
 use tokio::net::TcpStream;
 use tokio::select;
@@ -30,11 +30,8 @@ use super::metrics::HandshakeFailure;
 use super::places::Place;
 use super::progress::Progress;
 use super::stream::Stream;
-use super::{Answer, Ingress, reply, tls};
-
-/// Suki sends some ten headers.
-const HTTP1_HEADERS_MAX: usize = 64;
-const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
+use super::tasks::Tasks;
+use super::{Answer, Ingress, head, reply, tls};
 
 /// Envoy's figures for an edge (Envoy, "Configuring Envoy as an edge proxy").
 const HTTP2_STREAMS_MAX: u32 = 100;
@@ -57,7 +54,7 @@ pub async fn attend(tcp: TcpStream, place: Place, ingress: Arc<Ingress>, mut dra
     // Answers are small and final: waiting to fill a packet only delays them.
     let _ = tcp.set_nodelay(true);
     let shaken = select! {
-        shaken = handshake(tcp, &ingress) => shaken,
+        shaken = handshake(tcp, &place, &ingress) => shaken,
         () = told(&mut drain) => return,
         () = place.lost() => return,
     };
@@ -75,10 +72,16 @@ pub async fn attend(tcp: TcpStream, place: Place, ingress: Arc<Ingress>, mut dra
 
 async fn handshake(
     tcp: TcpStream,
+    place: &Place,
     ingress: &Ingress,
 ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
     let acceptor = TlsAcceptor::from(ingress.tls.load_full());
-    match timeout(ingress.limits.handshake_timeout, acceptor.accept(tcp)).await {
+    let shaken = async {
+        tcp.peek(&mut [0]).await?;
+        place.speaks();
+        acceptor.accept(tcp).await
+    };
+    match timeout(ingress.limits.handshake_timeout, shaken).await {
         Ok(Ok(tls)) => Ok(tls),
         Ok(Err(error)) => Err(failure(&error)),
         Err(_) => Err(HandshakeFailure::Timeout),
@@ -102,8 +105,8 @@ async fn http1(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
-        .max_headers(HTTP1_HEADERS_MAX)
-        .max_buf_size(HTTP1_BUFFER_BYTES_MAX)
+        .max_headers(head::FIELDS_MAX)
+        .max_buf_size(head::BYTES_MAX)
         .half_close(true)
         .serve_connection(TokioIo::new(stream), requests(ingress, place, &progress));
     let mut connection = pin!(connection);
@@ -125,7 +128,7 @@ async fn http2(
     let limits = &ingress.limits;
     let progress = Progress::new();
     let stream = Stream::new(tls, Arc::clone(&progress), None, limits.idle_timeout);
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(Tasks)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
@@ -169,9 +172,13 @@ fn requests(
     service_fn(move |request: Request<Incoming>| {
         let (ingress, in_hand) = (Arc::clone(&ingress), progress.begin());
         let (progress, place) = (Arc::clone(&progress), Arc::clone(&place));
+        let version = request.version();
+        let entered = ingress.let_in(&place, request);
         async move {
-            let version = request.version();
-            let mut answer = ingress.answer(&place, request).await;
+            let mut answer = match entered {
+                Ok(entered) => ingress.answer(&place, entered).await,
+                Err(answer) => answer,
+            };
             drop(in_hand);
             if progress.is_older_than(ingress.limits.connection_age_max) {
                 reply::close(&mut answer, version);

@@ -67,6 +67,8 @@ pub enum Cut {
     Full,
     /// It made room for another of its peer's.
     Share,
+    /// It held most of a byte budget that was spent.
+    Bytes,
     /// Its peer has its share, all of it proven.
     Refused,
 }
@@ -107,6 +109,11 @@ impl Tally {
             _ if submission.targets.is_empty() => Self::Unrouted,
             _ => Self::Accepted,
         }
+    }
+
+    /// Kept, and nothing that anybody had seen before.
+    pub const fn is_new(self) -> bool {
+        matches!(self, Self::Accepted | Self::Invalid | Self::Unrouted)
     }
 
     pub const ALL: [Self; 11] = [
@@ -165,12 +172,13 @@ impl HandshakeFailure {
 }
 
 impl Cut {
-    pub const ALL: [Self; 3] = [Self::Full, Self::Share, Self::Refused];
+    pub const ALL: [Self; 4] = [Self::Full, Self::Share, Self::Bytes, Self::Refused];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Share => "share",
+            Self::Bytes => "bytes",
             Self::Refused => "refused",
         }
     }

@@ -1,7 +1,7 @@
 //! Ingress: from a request to a promise.
 //!
-//! `Ingress::receive` is the whole plot: find the source, refuse what can be refused unread, read the
-//! body, verify, judge, keep, and only then answer. `reply` alone knows status codes.
+//! `Ingress::let_in` (`entry.rs`) finds the source, and refuses what can be refused unread; `Ingress::receive` is the
+//! plot from there: read the body, verify, judge, keep, and only then answer. `reply` alone knows status codes.
 //!
 //! Promises and limits:
 //! * An answer that keeps something is given only after the spool has it on stable storage. Once a
@@ -9,7 +9,8 @@
 //!   that goes away stops a commit.
 //! * One version of the routing judges all of a request.
 //! * Body bytes are judged as they came: no `Content-Encoding` is undone.
-//! * Connections, bodies in flight, request heads and every wait are bounded by [`Limits`].
+//! * Connections, requests in hand with their heads and bodies, and every wait are bounded by [`Limits`]. Strangers
+//!   who hold all that there is make room (`places.rs`, `budget.rs`).
 //! * A panic in one request becomes a 500 and a count; the process and the connection live on.
 //! * A large body is judged apart (`apart.rs`): it delays no other's answer.
 //! * A hostile peer costs one place, for no longer than the time limits say, or until a newcomer needs it
@@ -17,14 +18,18 @@
 
 mod apart;
 mod body;
+mod budget;
 mod connection;
+mod entry;
 mod head;
 mod listen;
 pub mod metrics;
 mod places;
 mod progress;
+mod register;
 mod reply;
 mod stream;
+mod tasks;
 pub mod tls;
 
 #[cfg(test)]
@@ -40,8 +45,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Response};
 use http_body_util::Full;
 use hyper::body::Body;
 use rustls::ServerConfig;
@@ -56,7 +60,9 @@ use crate::trace::{self, Tracer};
 use crate::verify::{Signed, Unverified};
 
 use self::apart::Apart;
-use self::metrics::{Series, Tally};
+use self::budget::Budget;
+use self::entry::Entered;
+use self::metrics::Tally;
 use self::places::Place;
 use self::reply::{Promise, Rejection};
 
@@ -66,14 +72,15 @@ pub use self::metrics::Metrics;
 /// What one listener allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections. Past them the oldest that brought nothing verified makes room; further clients
+    /// Open connections. Past them the oldest that brought nothing new makes room; further clients
     /// wait in the kernel's backlog.
     pub connections: usize,
     /// Those of them that one peer may have; `None`: all.
     pub connections_per_peer: Option<usize>,
     /// Bytes of one body.
     pub body_bytes: usize,
-    /// Bytes of all bodies that are being read, judged or kept.
+    /// Bytes of all requests that are being read, judged or kept: their bodies, and what their heads cost. One
+    /// alone is not held to it: its head may be beside it.
     pub bodies_in_flight_bytes: usize,
     /// From the accepted connection to the end of the TLS handshake.
     pub handshake_timeout: Duration,
@@ -97,7 +104,7 @@ pub struct Ingress {
     limits: Limits,
     metrics: Arc<Metrics>,
     tracer: Tracer,
-    bodies: body::Budget,
+    budget: Arc<Budget>,
     apart: Apart,
 }
 
@@ -116,7 +123,9 @@ impl Ingress {
         metrics: Arc<Metrics>,
         tracer: Tracer,
     ) -> Self {
-        let bodies = body::Budget::new(limits.bodies_in_flight_bytes);
+        // The largest body has room beside its head.
+        let bytes = limits.bodies_in_flight_bytes;
+        let budget = Budget::new(bytes.saturating_add(head::COST_BYTES_MAX));
         Self {
             routing,
             tls,
@@ -124,60 +133,49 @@ impl Ingress {
             limits,
             metrics,
             tracer,
-            bodies,
+            budget,
             apart: Apart::new(),
         }
     }
 
-    /// Answers one request, whatever happens, and counts it.
-    async fn answer<B>(&self, client: &Place, request: Request<B>) -> Answer
+    /// Answers one that is let in, whatever happens, and counts it.
+    async fn answer<B>(&self, client: &Place, mut entered: Entered<B>) -> Answer
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let begun = Instant::now();
-        let routing = self.routing.load_full();
-        let (head, mut body) = request.into_parts();
-        let source = routing.source_at(head.uri.path());
-        let series = self.metrics.series(source.map(Arc::as_ref));
-        let plot = self.receive(&routing, source, &series, client, &head, &mut body);
+        let plot = self.receive(client, &mut entered);
         let outcome = contained(plot).await.unwrap_or(Err(Rejection::Unavailable));
-        series.count(outcome.map_or_else(Rejection::tally, |promise| promise.tally));
+        let tally = outcome.map_or_else(Rejection::tally, |promise| promise.tally);
+        entered.series.count(tally);
         match outcome {
             Ok(promise) => {
-                self.metrics.acked(begun.elapsed());
+                self.metrics.acked(entered.begun.elapsed());
                 reply::promised(promise.verdict)
             }
             // What is left of a refused body is never read, so nothing can follow it.
-            Err(rejection) => reply::rejected(rejection, head.version, body.is_end_stream()),
+            Err(rejection) => {
+                let (version, body_read) = (entered.head.version, entered.body.is_end_stream());
+                reply::rejected(rejection, version, body_read)
+            }
         }
     }
 
-    /// The whole plot of a request.
+    /// The plot of a request that is let in.
     async fn receive<B>(
         &self,
-        routing: &Arc<Routing>,
-        source: Option<&Arc<Source>>,
-        series: &Series,
         client: &Place,
-        head: &Parts,
-        body: &mut B,
+        entered: &mut Entered<B>,
     ) -> Result<Promise, Rejection>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let begun = self.tracer.moment();
-        let source = source.ok_or(Rejection::NotFound)?;
-        if head.method != Method::POST {
-            return Err(Rejection::Method);
-        }
-        if body.size_hint().lower() > self.limits.body_bytes as u64 {
-            return Err(Rejection::TooLarge);
-        }
-        let signature = head::sole_text(&head.headers, &source.signature_header)?;
-        let generated_at = head::sole_text(&head.headers, &source.timestamp_header)?;
-        let body = body::read(body, &self.limits, &self.bodies).await?;
+        let body = body::read(&mut entered.body, &self.limits, &mut entered.share).await?;
+        let (routing, source) = (&entered.routing, &entered.source);
+        let (series, head) = (&entered.series, &entered.head);
         let deadline = Instant::now() + self.limits.ack_timeout;
 
+        let (signature, generated_at) = entry::credentials(source, &head.headers)?;
         let signed = Signed {
             generated_at: generated_at.to_owned(),
             signature: signature.to_owned(),
@@ -191,9 +189,7 @@ impl Ingress {
                 return Err(Rejection::Unauthorized);
             }
         };
-        if !client.prove() {
-            return Err(Rejection::Unavailable);
-        }
+        let in_hand = client.verified().ok_or(Rejection::Unavailable)?;
         series.matched(&judged.submission.notification.secret);
         self.metrics.route_errors(&judged.route_errors);
         let about = about(&judged.submission);
@@ -203,6 +199,9 @@ impl Ingress {
             receipt.ended(ended(kept));
         }
         let promise = kept?;
+        if promise.tally.is_new() {
+            in_hand.proves();
+        }
         if promise.tally == Tally::Accepted {
             series.accepted_at(Timestamp::now());
         }

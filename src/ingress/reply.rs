@@ -110,6 +110,13 @@ pub fn rejected(rejection: Rejection, version: Version, body_read: bool) -> Answ
     answer
 }
 
+/// The answer to a head in HTTP/2 with more fields than one in HTTP/1 may have: as hyper answers those.
+pub fn too_many_fields() -> Answer {
+    let mut answer = Answer::default();
+    *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    answer
+}
+
 /// Says that the connection ends with this answer, where the protocol has words for it.
 pub fn close(answer: &mut Answer, version: Version) {
     if version <= Version::HTTP_11 {

@@ -292,11 +292,15 @@ async fn a_full_spool_is_500_whatever_the_verdict() {
 #[tokio::test]
 async fn a_spent_byte_budget_is_500() {
     let relay = Relay::start(Limits {
-        bodies_in_flight_bytes: SUCCESS.len() - 1,
+        body_bytes: 256 * 1024,
+        bodies_in_flight_bytes: 100,
         ..limits()
     })
     .await;
-    assert_eq!(relay.ask(signed("/suki", SUCCESS)).await.status, 500);
+    let large = signed("/suki", &long(128 * 1024));
+    assert_eq!(relay.ask(large).await.status, 500);
+    let small = signed("/suki", SUCCESS);
+    assert_eq!(relay.ask(small).await.status, 200);
 }
 
 #[tokio::test]
@@ -326,20 +330,22 @@ async fn a_commit_that_is_late_is_500_and_goes_on() {
 async fn a_body_keeps_its_share_of_the_budget_until_its_commit_has_ended() {
     let relay = Relay::start(Limits {
         ack_timeout: Duration::from_mins(1),
-        bodies_in_flight_bytes: SUCCESS.len(),
+        bodies_in_flight_bytes: 40 * 1024,
         ..limits()
     })
     .await;
     let disk = Held::disk_of(&relay);
     let mut first = relay.connect().await;
-    first.send(signed("/suki", SUCCESS)).await;
+    first.send(signed("/suki", &long(60 * 1024))).await;
     let stuck = Some(Duration::from_millis(50));
     eventually(async || relay.spool.writer_busy_for() > stuck).await;
     drop(first);
-    assert_eq!(relay.ask(signed("/suki", "{}")).await.status, 500);
+    let second = "{}".to_owned() + &" ".repeat(60 * 1024);
+    let second = || relay.ask(signed("/suki", &second));
+    assert_eq!(second().await.status, 500);
     drop(disk);
     eventually(async || relay.kept().await == 1).await;
-    eventually(async || relay.ask(signed("/suki", "{}")).await.status == 400).await;
+    eventually(async || second().await.status == 400).await;
 }
 
 #[tokio::test]

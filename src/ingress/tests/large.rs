@@ -13,12 +13,6 @@ fn dense(bytes: usize) -> String {
     open.to_owned() + &"[0],".repeat(count) + close
 }
 
-/// Valid, and slow to judge for its few values.
-fn long(bytes: usize) -> String {
-    let text = "x".repeat(bytes - 100);
-    format!(r#"{{"status":"success","session_id":"s","additional_info":{{"a":"{text}"}}}}"#)
-}
-
 fn for_large() -> Limits {
     Limits {
         body_bytes: 8 * MIB,

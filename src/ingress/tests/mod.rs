@@ -3,13 +3,14 @@
 //! Limits are short so that what must end ends soon; nothing asserts that anything is fast.
 
 mod answers;
+mod budget;
 mod connections;
 mod large;
 mod places;
 mod protocols;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::places::{Place, Places};
 use super::{Ingress, Limits, Metrics, serve, tls};
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -100,6 +102,18 @@ pub fn limits() -> Limits {
         ack_timeout: LATE,
         connection_age_max: None,
     }
+}
+
+/// Some that are not proven, where all places are theirs.
+pub async fn clients<const COUNT: usize>() -> [Arc<Place>; COUNT] {
+    let metrics = Metrics::new(&Registry::new()).expect("registers");
+    let places = Places::new(COUNT, None, Arc::new(metrics));
+    let mut clients = Vec::new();
+    for _ in 0..COUNT {
+        let place = places.take(IpAddr::from([127, 0, 0, 1])).await;
+        clients.push(Arc::new(place.expect("a place")));
+    }
+    clients.try_into().ok().expect("so many")
 }
 
 /// A spool on disk.
@@ -198,6 +212,11 @@ impl Relay {
     }
 
     async fn connect_over(&self, tcp: TcpStream, alpn: &[u8]) -> Wire {
+        let shaken = self.try_connect_over(tcp, alpn).await;
+        shaken.expect("shakes hands")
+    }
+
+    async fn try_connect_over(&self, tcp: TcpStream, alpn: &[u8]) -> Option<Wire> {
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -207,11 +226,11 @@ impl Relay {
         config.alpn_protocols = vec![alpn.into()];
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = TlsConnector::from(Arc::new(config));
-        let tls = within(connector.connect(name, tcp)).await;
-        Wire {
-            tls: tls.expect("shakes hands"),
+        let tls = within(connector.connect(name, tcp)).await.ok()?;
+        Some(Wire {
+            tls,
             unread: Vec::new(),
-        }
+        })
     }
 
     /// One request on a connection of its own.
@@ -313,6 +332,13 @@ pub fn signed_at(path: &str, generated_at: &str, body: &str) -> String {
 
 pub fn signed(path: &str, body: &str) -> String {
     signed_at(path, &now(), body)
+}
+
+/// A valid body of so many bytes, and slow to judge for its few values.
+pub fn long(bytes: usize) -> String {
+    let open = r#"{"status":"success","session_id":"s","additional_info":{"a":""#;
+    let close = r#""}}"#;
+    open.to_owned() + &"x".repeat(bytes - open.len() - close.len()) + close
 }
 
 pub fn now() -> String {

@@ -1,5 +1,7 @@
 //! Who has a place when there are few.
 
+use std::collections::VecDeque;
+
 use super::*;
 
 const HERE: [u8; 4] = [127, 0, 0, 1];
@@ -98,6 +100,104 @@ async fn a_flood_of_idle_connections_keeps_nobody_out_and_cuts_nobody_proven() {
         assert_eq!(proven.answer().await.status, 200);
         prove(&mut proven).await;
     }
+}
+
+#[tokio::test]
+async fn what_is_sent_again_proves_nothing() {
+    let relay = with_places(4, None).await;
+    let request = signed("/suki", SUCCESS);
+    let mut good = relay.connect().await;
+    for _ in 0..2 {
+        good.send(&request).await;
+        assert_eq!(good.answer().await.status, 200);
+    }
+    let mut duplicate = relay.connect().await;
+    duplicate.send(&request).await;
+    assert_eq!(duplicate.answer().await.status, 200);
+    let mut stale = relay.connect().await;
+    stale.send(signed_at("/suki", "1", SUCCESS)).await;
+    assert_eq!(stale.answer().await.status, 200);
+    let mut convert = relay.connect().await;
+    convert.send(&request).await;
+    assert_eq!(convert.answer().await.status, 200);
+    prove(&mut convert).await;
+
+    let mut newcomer = relay.connect().await;
+    prove(&mut newcomer).await;
+    duplicate.ended().await;
+    prove(&mut relay.connect().await).await;
+    stale.ended().await;
+    prove(&mut good).await;
+    prove(&mut convert).await;
+    assert!(relay.shows(r#"connections_cut_total{reason="full"} 2"#));
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_not_cut_while_it_is_in_hand() {
+    let relay = with_places(2, None).await;
+    let disk = Held::disk_of(&relay);
+    let request = signed("/suki", SUCCESS);
+    let (mut first, mut second) = (relay.connect().await, relay.connect().await);
+    for (wire, count) in [(&mut first, 1), (&mut second, 2)] {
+        wire.send(&request).await;
+        let verified = r#"signature_matched_total{secret="current",source="suki"}"#;
+        eventually(async || relay.shows(&format!("{verified} {count}"))).await;
+    }
+    let third = relay.connect();
+    tokio::pin!(third);
+    assert!(timeout(SOON * 3, &mut third).await.is_err(), "it must wait");
+    drop(disk);
+    assert_eq!(first.answer().await.status, 200);
+    assert_eq!(second.answer().await.status, 200);
+    prove(&mut third.await).await;
+    second.ended().await;
+    relay.assert_counted("duplicate", 1);
+}
+
+/// A connection on which what the relay says comes so late.
+async fn from_far_away(relay: &Relay, late: Duration) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let near = TcpStream::connect(listener.local_addr().expect("an address"));
+    let (near, far) = tokio::join!(near, listener.accept());
+    let (mut from_near, mut to_near) = far.expect("accepted").0.into_split();
+    let (mut from_relay, mut to_relay) = relay.tcp().await.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_relay).await });
+    tokio::spawn(async move {
+        let _ = from_relay.peek(&mut [0]).await;
+        tokio::time::sleep(late).await; // how far away it is
+        tokio::io::copy(&mut from_relay, &mut to_near).await
+    });
+    near.expect("connects")
+}
+
+#[tokio::test]
+async fn in_a_flood_of_connects_a_handshake_from_far_away_has_its_time() {
+    let relay = with_places(8, None).await;
+    let address = relay.address;
+    let flood = tokio::spawn(async move {
+        let mut held = VecDeque::new();
+        loop {
+            held.push_back(TcpStream::connect(address).await);
+            if held.len() > 400 {
+                held.pop_front();
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await; // so many a second are the flood
+        }
+    });
+    let full = r#"connections_cut_total{reason="full"} 0"#;
+    eventually(async || !relay.shows(full)).await;
+    // A busy machine may take all the time that one has.
+    eventually(async || {
+        let tcp = from_far_away(&relay, SOON).await;
+        let Some(mut wire) = relay.try_connect_over(tcp, b"http/1.1").await else {
+            return false;
+        };
+        let request = signed("/suki", SUCCESS);
+        let sent = wire.tls.write_all(request.as_bytes());
+        sent.await.is_ok() && wire.tls.read(&mut [0; 1]).await.is_ok_and(|read| read > 0)
+    })
+    .await;
+    flood.abort();
 }
 
 #[tokio::test]

@@ -81,6 +81,29 @@ async fn an_http_2_body_too_large_is_413_and_the_connection_stays() {
     assert_eq!(answer.expect("an answer").status().as_u16(), 200);
 }
 
+/// In HTTP/2 a field that is repeated costs its sender one byte, and the relay some seventy.
+#[tokio::test]
+async fn a_head_has_64_fields_at_most_in_either_protocol() {
+    let relay = Relay::start(limits()).await;
+    for (fields, status) in [(64, 200), (65, 431), (490, 431)] {
+        let at = now();
+        let more = "x: y\r\n".repeat(fields - 4);
+        let one = signed_at("/suki", &at, SUCCESS).replacen("\r\n", &format!("\r\n{more}"), 1);
+        assert_eq!(relay.ask(one).await.status, status, "{fields} in HTTP/1");
+
+        let (mut sender, _connection) = http2(&relay).await;
+        let mut two = request(&now());
+        two.headers_mut()
+            .insert("content-length", SUCCESS.len().into());
+        while two.headers().len() < fields {
+            two.headers_mut().append("x", "y".parse().expect("a value"));
+        }
+        let answer = within(sender.send_request(two)).await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), status, "{fields} in HTTP/2");
+    }
+    eventually(async || relay.ingress.budget.free_bytes() > 1024 * 1024).await;
+}
+
 #[tokio::test]
 async fn an_idle_http_2_connection_is_told_to_go() {
     ends_cleanly_after_an_answer(Limits {

@@ -100,7 +100,13 @@ const CATALOGUE: &[(&str, &[&str])] = &[
             "floods_of_harmless_frames_stop_nothing",
         ],
     ),
-    ("H46", &["what_breaks_the_protocol_is_refused"]),
+    (
+        "H46",
+        &[
+            "what_breaks_the_protocol_is_refused",
+            "streams_that_drip_have_no_more_memory_than_all_may_hold",
+        ],
+    ),
     ("H47", &["what_breaks_the_protocol_is_refused"]),
     ("H48", &["what_breaks_the_protocol_is_refused"]),
     // TLS

@@ -34,9 +34,22 @@ pub fn preface() -> Vec<u8> {
 
 /// Header fields, each a literal that is not indexed.
 pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    literals(0, fields)
+}
+
+/// Header fields, each a literal that is put into the table; and the block that names them all again, in a byte each.
+pub fn remembered(fields: &[(&str, &str)]) -> (Vec<u8>, Vec<u8>) {
+    /// The newest has index 62, the first behind the static table.
+    const NEWEST: u8 = 0xbe;
+    let oldest = NEWEST + u8::try_from(fields.len()).expect("few") - 1;
+    assert!(oldest < 0xff, "an index of one byte");
+    (literals(0x40, fields), (NEWEST..=oldest).rev().collect())
+}
+
+fn literals(kind: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
-        block.push(0);
+        block.push(kind);
         for text in [name, value] {
             length(text.len(), &mut block);
             block.extend(text.as_bytes());

@@ -9,6 +9,7 @@ mod catalogue;
 mod clients;
 pub mod clocks;
 mod frames;
+mod hoard;
 mod http1;
 mod http2;
 mod json;

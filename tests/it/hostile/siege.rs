@@ -36,7 +36,7 @@ pub struct Siege {
     good: BTreeSet<Vec<u8>>,
     resident_kib: u64,
     descriptors: usize,
-    /// The longest that was sent.
+    /// The most that was in hand at a time.
     largest_bytes: AtomicUsize,
     /// Of its log and of its errors.
     lines_read: [usize; 2],
@@ -88,9 +88,14 @@ routes:
 
     /// Sends bytes on a connection of their own, ends the sending side, and reads statuses to the end.
     pub async fn exchange(&self, bytes: &[u8]) -> Vec<u16> {
-        self.largest_bytes.fetch_max(bytes.len(), Ordering::Relaxed);
+        self.brought(bytes.len());
         let mut tls = self.connect(b"http/1.1").await;
         Self::exchange_on(&mut tls, bytes).await
+    }
+
+    /// So many bytes were sent, or cost, at a time.
+    pub fn brought(&self, bytes: usize) {
+        self.largest_bytes.fetch_max(bytes, Ordering::Relaxed);
     }
 
     pub async fn exchange_on(tls: &mut TlsStream<TcpStream>, bytes: &[u8]) -> Vec<u16> {
