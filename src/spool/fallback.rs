@@ -137,6 +137,8 @@ impl Fallback {
                     () = answer.closed() => return,
                 }
             };
+            // First: whoever is told may let go of the spool, and open its folder anew.
+            drop(house);
             // Whoever is gone has been told nothing.
             let _ = answer.send(kept);
         });
