@@ -1,8 +1,9 @@
 //! One target's worker: takes what is due, starts attempts, settles what they meant.
 //!
 //! Owned by the [`Dispatcher`](super::Dispatcher); ends with [`Phase::Stopping`]. It owns its attempts
-//! (one task each) and the waits for settlements to become durable; both are bounded by the window. A slot is free as soon as its attempt ends; the delivery stays taken until its
-//! settlement is durable, so that it is not found due again in between.
+//! (one task each) and the waits for settlements to become durable; both are bounded by the window. A slot
+//! is free as soon as its attempt ends; the delivery stays taken until its settlement is durable, so that it
+//! is not found due again in between.
 
 mod claims;
 mod settling;

@@ -1,13 +1,15 @@
-//! One connection, from its handshake to its last byte: one task, which owns everything of it.
+//! One connection, from its handshake to its last byte: one task, which owns everything of it but the requests of
+//! HTTP/2 (`tasks.rs`).
 //!
-//! How a connection ends: the client leaves; it loses its place before it is proven (`places.rs`); a handshake, head, keep-alive or stall timer passes; it is
-//! past `connection_age_max` and has just been answered; or the drain asks, and then what is in hand is
-//! finished first. hyper's graceful shutdown cuts an idle HTTP/1 connection at once, and a sender that
+//! How a connection ends: the client leaves; it loses its place before it is proven (`places.rs`), in its last moments
+//! too; a handshake, head, keep-alive or stall timer passes; it is past `connection_age_max` and has just been
+//! answered; or the drain asks, and then what is in hand is finished first. hyper's graceful shutdown cuts an idle HTTP/1 connection at once, and a sender that
 //! writes at that moment loses its notification: so it is used for the drain alone.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::AlertDescription;
 use tokio::net::TcpStream;
 use tokio::select;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -29,6 +32,7 @@ use super::listen::{Drain, told};
 use super::metrics::HandshakeFailure;
 use super::places::Place;
 use super::progress::Progress;
+use super::reply::Rejection;
 use super::stream::Stream;
 use super::tasks::Tasks;
 use super::{Answer, Ingress, head, reply, tls};
@@ -116,7 +120,10 @@ async fn http1(
         () = told(&mut drain) => {}
     }
     connection.as_mut().graceful_shutdown();
-    note(connection.await);
+    select! {
+        ended = connection => note(ended),
+        () = place.lost() => {}
+    }
 }
 
 async fn http2(
@@ -152,6 +159,7 @@ async fn http2(
     connection.as_mut().graceful_shutdown();
     select! {
         ended = connection => note(ended),
+        () = place.lost() => {}
         () = progress.idle_for(limits.header_timeout) => {}
     }
 }
@@ -173,10 +181,19 @@ fn requests(
         let (ingress, in_hand) = (Arc::clone(&ingress), progress.begin());
         let (progress, place) = (Arc::clone(&progress), Arc::clone(&place));
         let version = request.version();
-        let entered = ingress.let_in(&place, request);
+        let let_in = AssertUnwindSafe(|| ingress.let_in(&place, request));
+        // What it panicked over is its own request, which nobody has any more.
+        let entered = catch_unwind(let_in)
+            .unwrap_or_else(|_| Err(reply::rejected(Rejection::Unavailable, version, false)));
         async move {
             let mut answer = match entered {
-                Ok(entered) => ingress.answer(&place, entered).await,
+                Ok(entered) => {
+                    if version == Version::HTTP_2 {
+                        // Into a task of its own (`tasks.rs`), before there is work to do.
+                        yield_now().await;
+                    }
+                    ingress.answer(&place, entered).await
+                }
                 Err(answer) => answer,
             };
             drop(in_hand);

@@ -11,7 +11,7 @@
 //! * Body bytes are judged as they came: no `Content-Encoding` is undone.
 //! * Connections, requests in hand with their heads and bodies, and every wait are bounded by [`Limits`]. Strangers
 //!   who hold all that there is make room (`places.rs`, `budget.rs`).
-//! * A panic in one request becomes a 500 and a count; the process and the connection live on.
+//! * A panic in one request becomes a 500, and a count once it is let in; the process and the connection live on.
 //! * A large body is judged apart (`apart.rs`): it delays no other's answer.
 //! * A hostile peer costs one place, for no longer than the time limits say, or until a newcomer needs it
 //!   (`places.rs`). A crash leaves nothing here to recover.
@@ -79,8 +79,8 @@ pub struct Limits {
     pub connections_per_peer: Option<usize>,
     /// Bytes of one body.
     pub body_bytes: usize,
-    /// Bytes of all requests that are being read, judged or kept: their bodies, and what their heads cost. One
-    /// alone is not held to it: its head may be beside it.
+    /// Bytes of all requests that are being read, judged or kept: their bodies, and what their heads cost beyond
+    /// what one head may, so that the largest body has room beside its own.
     pub bodies_in_flight_bytes: usize,
     /// From the accepted connection to the end of the TLS handshake.
     pub handshake_timeout: Duration,

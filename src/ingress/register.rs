@@ -79,10 +79,15 @@ impl Register {
         mute.or_else(|| Some(*all.find(|(_, unproven)| unproven.may_be_cut())?.0))
     }
 
-    /// The oldest of this peer's that may be cut.
+    /// As [`Register::oldest`], of this peer's.
     pub fn oldest_of(&self, peer: IpAddr) -> Option<u64> {
-        let mut its = self.peers.get(&peer)?.unproven.iter().copied();
-        its.find(|number| self.unproven.get(number).is_some_and(Unproven::may_be_cut))
+        let its = &self.peers.get(&peer)?.unproven;
+        let may_be_cut = |number: &&u64| {
+            let unproven = self.unproven.get(number);
+            unproven.is_some_and(Unproven::may_be_cut)
+        };
+        let mute = its.iter().find(|number| self.mute.contains(number));
+        mute.or_else(|| its.iter().find(may_be_cut)).copied()
     }
 
     /// Those that may be cut and hold most of the budget, as many as it takes for so many bytes beside those that are

@@ -1,7 +1,7 @@
 //! What a worker tells the spool: what attempts meant, and what cannot be sent at all.
 //!
-//! Each settlement is waited for: until it is durable its delivery stays taken, so that it is neither found due
-//! again nor attempted twice. While a disk is full, the window fills up with such deliveries, and the target is
+//! Each settlement is waited for: until it is durable, or can never be, its delivery stays taken, so that it is
+//! neither found due again nor attempted twice. While a disk is full, the window fills up with such deliveries, and the target is
 //! paused.
 
 use std::future::Future;
@@ -22,7 +22,8 @@ use crate::target::Outcome;
 /// How long to leave a delivery alone whose record cannot be read: for ever, unless the disk mends.
 const UNREADABLE_PAUSE: Duration = Duration::from_mins(5);
 
-/// A settlement that is on stable storage.
+/// A settlement that is on stable storage, or that a damaged row keeps from it: then the spool hands its
+/// delivery out no more.
 #[derive(Clone, Copy)]
 pub struct Durable {
     sequence: i64,

@@ -16,9 +16,9 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
-use super::frames::{DATA, END_HEADERS, HEADERS, frame, preface, remembered};
+use super::frames::{DATA, END_HEADERS, GOAWAY, HEADERS, frame, head, preface, remembered};
 use super::siege::Siege;
 use super::{fresh, resident_kib, whole};
 use crate::harness::{Setup, eventually};
@@ -179,6 +179,43 @@ async fn drip(siege: &Siege, streams: u32, begun: &AtomicUsize) {
             () = reading => {}
         }
     }
+}
+
+/// Told to go since it was idle, it answers no PING, and begins a request each time the last one has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_does_not_take_its_leave_loses_its_place() {
+    let lone = |rest: &str| {
+        let setup = Setup::new(rest);
+        let limits = "limits: { connections: 1, header_timeout: 1s, idle_timeout: 1s }";
+        setup.reword("  tls: {", &format!("  {limits}\n  tls: {{"));
+        setup
+    };
+    let siege = Siege::of(lone, "").await;
+    let mut tls = siege.connect(b"h2").await;
+    tls.write_all(&preface()).await.expect("written");
+    let mut said = Vec::new();
+    while !said
+        .windows(5)
+        .any(|head| head[..3] == [0, 0, 8] && head[3] == GOAWAY)
+    {
+        let more = tls.read_buf(&mut said).await.expect("readable");
+        assert!(more > 0, "it ended without a word");
+    }
+    let key = "0".repeat(64);
+    let head = head(&[("x-api-key", &key), ("generated-at", "1764000000000")]);
+    let begun = frame(HEADERS, END_HEADERS, 1, &head);
+    tls.write_all(&begun).await.expect("written");
+    tls.flush().await.expect("written");
+
+    let body = fresh();
+    let post = whole("", body.as_bytes());
+    let statuses = timeout(Duration::from_secs(10), siege.exchange(&post)).await;
+    assert_eq!(
+        statuses.expect("a place, long before a body is late"),
+        [200]
+    );
+    drop(tls);
+    siege.lift(BTreeSet::from([body.into_bytes()])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
