@@ -195,10 +195,12 @@ mod tests {
     #[test]
     fn whoever_is_mute_goes_before_whoever_is_older() {
         let mut register = Register::default();
-        let numbers = [(); 3].map(|()| register.enter([127, 0, 0, 1].into(), Arc::default()));
+        let peer = [127, 0, 0, 1].into();
+        let numbers = [(); 3].map(|()| register.enter(peer, Arc::default()));
         register.speaks(numbers[0]);
         for number in [1, 2, 0].map(|n| numbers[n]) {
             assert_eq!(register.oldest(), Some(number));
+            assert_eq!(register.oldest_of(peer), Some(number));
             register.tell_to_go(number);
         }
         assert_eq!(register.oldest(), None);
