@@ -4,9 +4,9 @@
 //! not of its time: whoever has seen a request once can send it again. But the first verified requests on a
 //! connection are not cut while they are in hand, whatever they turn out to be.
 //!
-//! When no place is left, the oldest that has not said a byte makes room, then the oldest that is not proven: whoever
-//! only holds connections holds them no longer than newcomers need them, and a flood of mere connects cuts no
-//! handshake. When all are proven the newcomer waits, and those behind it in the kernel's backlog.
+//! When no place is left, the oldest that is not proven makes room; where most have not said a byte, the oldest of
+//! those: whoever only holds connections holds them no longer than newcomers need them, and a flood of mere connects
+//! cuts no handshake. When all are proven the newcomer waits, and those behind it in the kernel's backlog.
 //!
 //! With `limits.connections_per_peer`, a peer that has its share makes room for itself in the same way, and is
 //! turned away while all that it has are proven. A peer is an IPv4 address, or a network of 64 bits in

@@ -72,22 +72,28 @@ impl Register {
         self.mute.remove(&number);
     }
 
-    /// The oldest that may be cut; one that is mute before one that is not.
+    /// The oldest that may be cut. Where most are mute, which is a flood of mere connects, the oldest of those: else
+    /// whoever has just come is the only one that is mute, and may be a good one.
     pub fn oldest(&self) -> Option<u64> {
+        if self.mute.len() * 2 > self.unproven.len() {
+            return self.mute.first().copied();
+        }
         let mut all = self.unproven.iter();
-        let mute = self.mute.first().copied();
-        mute.or_else(|| Some(*all.find(|(_, unproven)| unproven.may_be_cut())?.0))
+        Some(*all.find(|(_, unproven)| unproven.may_be_cut())?.0)
     }
 
     /// As [`Register::oldest`], of this peer's.
     pub fn oldest_of(&self, peer: IpAddr) -> Option<u64> {
         let its = &self.peers.get(&peer)?.unproven;
+        let mut mute = its.iter().filter(|number| self.mute.contains(number));
+        if mute.clone().count() * 2 > its.len() {
+            return mute.next().copied();
+        }
         let may_be_cut = |number: &&u64| {
             let unproven = self.unproven.get(number);
             unproven.is_some_and(Unproven::may_be_cut)
         };
-        let mute = its.iter().find(|number| self.mute.contains(number));
-        mute.or_else(|| its.iter().find(may_be_cut)).copied()
+        its.iter().find(may_be_cut).copied()
     }
 
     /// Those that may be cut and hold most of the budget, as many as it takes for so many bytes beside those that are
@@ -193,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_mute_goes_before_whoever_is_older() {
+    fn where_most_are_mute_those_go_before_whoever_is_older() {
         let mut register = Register::default();
         let peer = [127, 0, 0, 1].into();
         let numbers = [(); 3].map(|()| register.enter(peer, Arc::default()));
         register.speaks(numbers[0]);
-        for number in [1, 2, 0].map(|n| numbers[n]) {
+        for number in [1, 0, 2].map(|n| numbers[n]) {
             assert_eq!(register.oldest(), Some(number));
             assert_eq!(register.oldest_of(peer), Some(number));
             register.tell_to_go(number);

@@ -242,7 +242,7 @@ impl House {
             };
             let mut next = Some(Cursor::default());
             while let Some(after) = next {
-                let page = self.disk.list_step(&filter, after, MOVED_MAX).await?;
+                let page = self.disk.look_through(&filter, after, MOVED_MAX).await?;
                 next = page.next;
                 for sequence in &page.unreadable {
                     self.tell_unreadable(*sequence);
@@ -307,7 +307,7 @@ impl House {
             self.metrics.error(Op::Read);
             tracing::error!(
                 sequence,
-                "not moved, and tried again every 5 minutes: its record is damaged. Look at the volume"
+                "not moved, and tried again with each move, or in 5 minutes: its record is damaged. Look at the volume"
             );
         }
     }

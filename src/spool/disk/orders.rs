@@ -9,7 +9,6 @@ use super::delivery::Row;
 use super::fault::{Fault, is_damage};
 use super::ledger::Step;
 use super::rows::{Change, Held};
-use super::upkeep::DAMAGED_MAX;
 use super::writer::Writer;
 use crate::clock::Timestamp;
 use crate::spool::metrics::Op;
@@ -18,7 +17,6 @@ use crate::spool::{CustodyError, DeliveryKey, DeliveryState, Fatal, Reason};
 
 impl Writer<'_> {
     pub(super) fn carry_out(&mut self, mut order: Order) -> Result<(), Fatal> {
-        self.shared.pulse.begin();
         let done = match self.transact_sound(&mut order) {
             Ok(Some(done)) => {
                 self.close_books();
@@ -46,8 +44,8 @@ impl Writer<'_> {
 
     /// Begins anew without each deed that meets damage.
     fn transact_sound(&mut self, order: &mut Order) -> Sql<Option<u64>> {
-        let mut left_out = 0;
         loop {
+            self.shared.pulse.begin();
             let done = self.transact_order(order);
             let (Err(error), Some(n)) = (&done, self.doing) else {
                 return done;
@@ -56,10 +54,9 @@ impl Writer<'_> {
                 return done;
             }
             self.tell_of_deed(&order.deeds[n]);
-            if order.all_or_none || left_out >= DAMAGED_MAX {
+            if order.all_or_none {
                 return done;
             }
-            left_out += 1;
             order.deeds.remove(n);
             self.books.strike();
             self.rows.rollback()?;

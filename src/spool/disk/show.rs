@@ -31,13 +31,23 @@ impl Disk {
         after: Cursor,
         limit: usize,
     ) -> Result<Page, ReadError> {
-        let filter = filter.clone();
-        let page = self.read(move |reader| reader.list(&filter, after, limit));
-        let page = page.await?;
+        let page = self.look_through(filter, after, limit).await?;
         for _ in &page.unreadable {
             self.shared.metrics.error(Op::Read);
         }
         Ok(page)
+    }
+
+    /// As [`Disk::list_step`], for one who looks again and again: what cannot be read is not counted.
+    pub async fn look_through(
+        &self,
+        filter: &Filter,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        let filter = filter.clone();
+        self.read(move |reader| reader.list(&filter, after, limit))
+            .await
     }
 
     pub async fn find(&self, id: Id) -> Result<Vec<Found>, ReadError> {
