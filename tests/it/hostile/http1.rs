@@ -168,9 +168,11 @@ async fn heads_that_are_none_are_refused() {
     let long = format!("h: {}\r\n", "x".repeat(500 * 1024));
     rows.push(Row::refused("H21", whole(&long, b"{}"), &[431]));
     // Never whole in a buffer of 64 KiB, so that nobody sees that it is the URI that is long.
-    let long = format!("/{}", "x".repeat(200 * 1024));
-    let long = reworded("/notification", &long);
-    rows.push(Row::refused("H22", long, &[431]));
+    for (kib, answer) in [(70, &[414]), (200, &[431])] {
+        let long = format!("/{}", "x".repeat(kib * 1024));
+        let long = reworded("/notification", &long);
+        rows.push(Row::refused("H22", long, answer));
+    }
     for version in ["", " HTTP/1.2", " HTTP/3.0", " http/1.1"] {
         let line = format!("POST /webhooks/notification?canary-query{version}\r\n\r\n");
         rows.push(Row::refused("H25", line, &[400]));
