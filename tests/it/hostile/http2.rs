@@ -117,6 +117,8 @@ async fn floods_of_harmless_frames_stop_nothing() {
             after(frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])),
             Taken::Answered,
         ),
+        row("H44", after(frame(PING, 0, 0, &[0; 8])), Taken::Answered),
+        // And answers to none.
         row("H44", after(frame(PING, 1, 0, &[0; 8])), Taken::Answered),
         row("H44", after(frame(SETTINGS, 0, 0, &[])), Taken::Answered),
     ])

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use suki_relay::clock::Timestamp;
 use tokio::task::JoinSet;
 
@@ -36,6 +38,7 @@ fn raw(fields: &[u8], body: &str) -> Vec<u8> {
 async fn a_signature_that_is_none_is_401() {
     let (at, body) = (now(), fresh());
     let good = sign(&at, body.as_bytes());
+    let in_base64 = BASE64_STANDARD.encode(hex::decode(&good).expect("hex"));
     let mut rows = Vec::new();
     for bad in [
         "",
@@ -47,7 +50,7 @@ async fn a_signature_that_is_none_is_401() {
         "\u{fc}\u{fc}",
         &format!("sha256={good}"),
         "canary-signature",
-        "uTfs5vNnXAHDRySdgYH5PqScsFWcXyzDnSmFzzhwpcw=",
+        &in_base64,
     ] {
         rows.push(Row::refused("A01 A04", request(bad, &at, &body), &[401]));
     }
