@@ -3,8 +3,9 @@
 //!
 //! How a connection ends: the client leaves; it loses its place before it is proven (`places.rs`), in its last moments
 //! too; a handshake, head, keep-alive or stall timer passes; it is past `connection_age_max` and has just been
-//! answered; or the drain asks, and then what is in hand is finished first. hyper's graceful shutdown cuts an idle HTTP/1 connection at once, and a sender that
-//! writes at that moment loses its notification: so it is used for the drain alone.
+//! answered; or the drain asks, and then what is in hand is finished first. hyper's graceful shutdown cuts an idle
+//! HTTP/1 connection at once, and a sender that writes at that moment loses its notification: so it is used for the
+//! drain alone.
 
 use std::convert::Infallible;
 use std::future::Future;

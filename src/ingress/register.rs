@@ -2,7 +2,7 @@
 //! around it is `places.rs`'s.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,9 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub struct Register {
     next: u64,
-    /// By age; those that are neither proven nor told to go.
-    unproven: BTreeMap<u64, Unproven>,
-    /// Those of them that have not said a byte.
-    mute: BTreeSet<u64>,
+    /// Those that are neither proven nor told to go.
+    unproven: HashMap<u64, Unproven>,
+    crowd: Crowd,
     /// Those told to go who hold memory still.
     going: Vec<Arc<Client>>,
     peers: HashMap<IpAddr, Peer>,
@@ -42,7 +41,15 @@ struct Unproven {
 struct Peer {
     /// Connections that have a place, and are not told to go.
     open: usize,
-    unproven: BTreeSet<u64>,
+    crowd: Crowd,
+}
+
+/// The unproven of all, or of one peer: by age.
+#[derive(Default)]
+struct Crowd {
+    all: BTreeSet<u64>,
+    /// Those that have not said a byte.
+    mute: BTreeSet<u64>,
 }
 
 impl Register {
@@ -57,10 +64,12 @@ impl Register {
             doubted: false,
         };
         self.unproven.insert(number, unproven);
-        self.mute.insert(number);
         let its = self.peers.entry(peer).or_default();
         its.open += 1;
-        its.unproven.insert(number);
+        for crowd in [&mut self.crowd, &mut its.crowd] {
+            crowd.all.insert(number);
+            crowd.mute.insert(number);
+        }
         number
     }
 
@@ -69,31 +78,34 @@ impl Register {
     }
 
     pub fn speaks(&mut self, number: u64) {
-        self.mute.remove(&number);
+        self.crowd.mute.remove(&number);
+        if let Some(its) = self.peer_of(number) {
+            its.crowd.mute.remove(&number);
+        }
+    }
+
+    fn peer_of(&mut self, number: u64) -> Option<&mut Peer> {
+        let peer = self.unproven.get(&number)?.peer;
+        self.peers.get_mut(&peer)
     }
 
     /// The oldest that may be cut. Where most are mute, which is a flood of mere connects, the oldest of those: else
     /// whoever has just come is the only one that is mute, and may be a good one.
     pub fn oldest(&self) -> Option<u64> {
-        if self.mute.len() * 2 > self.unproven.len() {
-            return self.mute.first().copied();
-        }
-        let mut all = self.unproven.iter();
-        Some(*all.find(|(_, unproven)| unproven.may_be_cut())?.0)
+        self.oldest_in(&self.crowd)
     }
 
     /// As [`Register::oldest`], of this peer's.
     pub fn oldest_of(&self, peer: IpAddr) -> Option<u64> {
-        let its = &self.peers.get(&peer)?.unproven;
-        let mut mute = its.iter().filter(|number| self.mute.contains(number));
-        if mute.clone().count() * 2 > its.len() {
-            return mute.next().copied();
+        self.oldest_in(&self.peers.get(&peer)?.crowd)
+    }
+
+    fn oldest_in(&self, Crowd { all, mute }: &Crowd) -> Option<u64> {
+        if mute.len() * 2 > all.len() {
+            return mute.first().copied();
         }
-        let may_be_cut = |number: &&u64| {
-            let unproven = self.unproven.get(number);
-            unproven.is_some_and(Unproven::may_be_cut)
-        };
-        its.iter().find(may_be_cut).copied()
+        let may_be_cut = |number: &u64| self.unproven.get(number).is_some_and(Unproven::may_be_cut);
+        all.iter().copied().find(may_be_cut)
     }
 
     /// Those that may be cut and hold most of the budget, as many as it takes for so many bytes beside those that are
@@ -138,14 +150,11 @@ impl Register {
 
     /// No longer unproven. False if it was not.
     pub fn settle(&mut self, number: u64) -> bool {
-        let Some(Unproven { peer, .. }) = self.unproven.remove(&number) else {
-            return false;
-        };
-        self.mute.remove(&number);
-        if let Some(its) = self.peers.get_mut(&peer) {
-            its.unproven.remove(&number);
+        self.crowd.leave(number);
+        if let Some(its) = self.peer_of(number) {
+            its.crowd.leave(number);
         }
-        true
+        self.unproven.remove(&number).is_some()
     }
 
     pub fn tell_to_go(&mut self, number: u64) {
@@ -167,6 +176,13 @@ impl Register {
                 self.peers.remove(&peer);
             }
         }
+    }
+}
+
+impl Crowd {
+    fn leave(&mut self, number: u64) {
+        self.all.remove(&number);
+        self.mute.remove(&number);
     }
 }
 

@@ -55,7 +55,7 @@ mod seal;
 pub(super) mod select;
 mod show;
 pub(super) mod signals;
-mod upkeep;
+pub(super) mod upkeep;
 pub(super) mod wakes;
 mod witness;
 mod writer;

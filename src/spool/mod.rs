@@ -4,8 +4,8 @@
 //! * [`Spool::accept`] returns `Ok` only once the notification, the whole set of its deliveries and its
 //!   mark for duplicates are on stable storage, in one commit. Requests that wait together share one.
 //! * The same bytes at the same source are kept once; a second copy learns the first one's [`Verdict`],
-//!   after the first one's commit, for as long as the mark lives (`keep_delivered`,
-//!   or less where marks take more than a quarter of a full disk's capacity).
+//!   after the first one's commit, for as long as the mark lives (`keep_delivered`, or less
+//!   where marks take more than a quarter of a full disk's capacity).
 //! * [`Spool::due`] is how deliveries are found, live and after a crash alike.
 //! * [`Spool::settle`] may ride along with the next commit: a crash before it costs a duplicate attempt,
 //!   never a loss. A settlement is kept in memory and tried again until it is on disk.

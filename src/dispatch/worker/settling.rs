@@ -1,8 +1,8 @@
 //! What a worker tells the spool: what attempts meant, and what cannot be sent at all.
 //!
 //! Each settlement is waited for: until it is durable, or can never be, its delivery stays taken, so that it is
-//! neither found due again nor attempted twice. While a disk is full, the window fills up with such deliveries, and the target is
-//! paused.
+//! neither found due again nor attempted twice. While a disk is full, the window fills up with such deliveries,
+//! and the target is paused.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -3,7 +3,7 @@
 //!
 //! What cannot be read costs nobody but itself: see `owed.rs`, `record.rs` and `select.rs`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,7 +87,6 @@ impl Reader {
         let Some(id) = self.number(target)? else {
             return Ok(DuePage::default());
         };
-        let unheld = |found: &Found| !wanted.held.contains(&found.sequence());
         let snapshot = self.connection.unchecked_transaction()?;
         let owed = owed::due(&snapshot, id, now, wanted.limit)?;
         let mut page = DuePage {
@@ -103,7 +102,8 @@ impl Reader {
             &self.seal,
             &mut self.names,
             target,
-            owed.into_iter().filter(unheld),
+            owed,
+            &wanted.held,
         )?;
         Ok(page)
     }
@@ -119,7 +119,6 @@ impl Reader {
         let Some(id) = self.number(target)? else {
             return Ok(page);
         };
-        let unheld = |found: &Found| !wanted.held.contains(&found.sequence());
         let snapshot = self.connection.unchecked_transaction()?;
         let owed = owed::fresh(&snapshot, id, since, now, wanted.limit)?;
         fill(
@@ -128,7 +127,8 @@ impl Reader {
             &self.seal,
             &mut self.names,
             target,
-            owed.into_iter().filter(unheld),
+            owed,
+            &wanted.held,
         )?;
         Ok(page)
     }
@@ -192,15 +192,19 @@ fn fill(
     seal: &Seal,
     names: &mut HashMap<i64, Name>,
     target: &Name,
-    owed: impl IntoIterator<Item = Found>,
+    owed: Vec<Found>,
+    held: &HashSet<i64>,
 ) -> Sql<()> {
     let mut bodies_bytes = 0;
     for found in owed {
+        let sequence = found.sequence();
+        if held.contains(&sequence) {
+            continue;
+        }
         if bodies_bytes >= PAGE_BODIES_BYTES_MAX {
             page.more = true;
             break;
         }
-        let sequence = found.sequence();
         let delivery = match found {
             Found::Owed(delivery) => Some(delivery),
             Found::Damaged(_) => None,

@@ -21,8 +21,9 @@ const DROPPED_MAX: i64 = 500;
 /// Times so many for the sake of one commit: the largest body needs some 16 MiB of them.
 const DROPS_MAX: usize = 64;
 
-/// Damaged notifications that are stepped over; so many are a disk to be replaced.
-pub(super) const DAMAGED_MAX: usize = 1000;
+/// Settled notifications on damaged pages, and settlements of damaged deliveries, that are stepped over; so many
+/// are a disk to be replaced.
+pub(in crate::spool) const DAMAGED_MAX: usize = 1000;
 
 /// How long dropping rests if what is to be dropped cannot be found.
 const DAMAGE_PAUSE: Duration = Duration::from_mins(5);

@@ -10,6 +10,7 @@ use super::fault::Error;
 use super::session::{Param, Session};
 use super::{Shared, ledger};
 use crate::clock::Timestamp;
+use crate::spool::disk::upkeep::DAMAGED_MAX;
 use crate::spool::metrics::Op;
 
 /// How often gauges are looked at with nothing happening here: the other relays are at work too.
@@ -25,9 +26,6 @@ const AUDIT_SHARE: u32 = 60;
 
 /// Notifications dropped in one transaction.
 const DROPPED_MAX: i64 = 500;
-
-/// Settled ones on damaged pages that are stepped over; with more, nothing is dropped.
-const DAMAGED_MAX: usize = 1000;
 
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut audit_at = Instant::now();

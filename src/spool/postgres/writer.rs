@@ -35,6 +35,7 @@ use super::{Shared, attendant, inspect};
 use crate::name::Name;
 use crate::spool::disk::ledger::Step;
 use crate::spool::disk::queue::{Batch, Taken};
+use crate::spool::disk::upkeep::DAMAGED_MAX;
 use crate::spool::metrics::Op;
 use crate::spool::orders::{Deed, Order};
 use crate::spool::{AcceptError, CustodyError, OpenError};
@@ -48,9 +49,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Transactions that met another's are tried again so often at once.
 const COLLISIONS_MAX: usize = 5;
-
-/// Settlements that can never be written; with more, the spool takes nothing new.
-const DAMAGED_MAX: usize = 1000;
 
 pub(super) struct Writer<'s> {
     shared: &'s Shared,
