@@ -46,6 +46,24 @@ pub struct Source {
     pub ahead_max: Duration,
 }
 
+#[cfg(test)]
+impl Source {
+    /// Nothing but the config's defaults, at a path of its name.
+    pub fn of(name: &str, keyring: Keyring) -> Self {
+        Self {
+            name: Name::new(name).unwrap(),
+            path: format!("/{name}"),
+            keyring,
+            signature_header: HeaderName::from_static("x-api-key"),
+            timestamp_header: HeaderName::from_static("generated-at"),
+            schema: Schema::built_in(crate::schema::UnknownStatus::Accept).unwrap(),
+            on_invalid: OnInvalid::Reject,
+            age_max: Some(Duration::from_hours(48)),
+            ahead_max: Duration::from_hours(1),
+        }
+    }
+}
+
 /// What the sender of an invalid notification is told. It is kept in quarantine either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInvalid {
@@ -336,15 +354,8 @@ mod tests {
         let hours = Duration::from_hours;
         let now = Timestamp::from_millis(1_765_977_748_432);
         let source = |age_max| Source {
-            name: name("suki"),
-            path: "/x".into(),
-            keyring: Keyring::new([]),
-            signature_header: HeaderName::from_static("x-api-key"),
-            timestamp_header: HeaderName::from_static("generated-at"),
-            schema: Schema::built_in(crate::schema::UnknownStatus::Accept).expect("compiles"),
-            on_invalid: OnInvalid::Reject,
             age_max,
-            ahead_max: hours(1),
+            ..Source::of("suki", Keyring::new([]))
         };
         let judge = |age_max, millis: &str| source(age_max).freshness(millis, now);
         let at = |moment: Timestamp| moment.as_millis().to_string();

@@ -168,7 +168,6 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::routing::{Expression, Route};
-    use crate::schema::{Schema, UnknownStatus};
     use crate::secret::Secret;
     use crate::verify::{self, Keyring, Signed};
 
@@ -186,15 +185,8 @@ mod tests {
 
     fn source(on_invalid: OnInvalid) -> Source {
         Source {
-            name: name("suki"),
-            path: "/suki".into(),
-            keyring: Keyring::new([(name("current"), &secret())]),
-            signature_header: HeaderName::from_static("x-api-key"),
-            timestamp_header: HeaderName::from_static("generated-at"),
-            schema: Schema::built_in(UnknownStatus::Accept).expect("compiles"),
             on_invalid,
-            age_max: Some(Duration::from_hours(48)),
-            ahead_max: Duration::from_hours(1),
+            ..Source::of("suki", Keyring::new([(name("current"), &secret())]))
         }
     }
 

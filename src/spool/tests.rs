@@ -4,7 +4,7 @@
 mod accounts;
 pub(super) mod custody;
 mod damage;
-mod errands;
+pub(super) mod errands;
 mod fallback;
 pub(crate) mod lines;
 mod plans;

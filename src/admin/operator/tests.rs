@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, Method};
+use http::Method;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,8 +13,7 @@ use tempfile::TempDir;
 use super::Desk;
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::routing::{Expression, OnInvalid, Route, Routing, Source};
-use crate::schema::{Schema, UnknownStatus};
+use crate::routing::{Expression, Route, Routing, Source};
 use crate::secret::Secret;
 use crate::spool::tests::lines::Lines;
 use crate::spool::{self, Filter, Spool, State, UnverifiedRequest};
@@ -49,15 +48,8 @@ fn routing() -> Routing {
         to: vec![name("ehr")],
     };
     let source = Source {
-        name: name("suki"),
-        path: "/suki".into(),
-        keyring: Keyring::new([(name("current"), &secret())]),
-        signature_header: HeaderName::from_static("x-api-key"),
-        timestamp_header: HeaderName::from_static("generated-at"),
-        schema: Schema::built_in(UnknownStatus::Accept).expect("compiles"),
-        on_invalid: OnInvalid::Reject,
         age_max: None,
-        ahead_max: Duration::from_hours(1),
+        ..Source::of("suki", Keyring::new([(name("current"), &secret())]))
     };
     Routing::new(vec![source], vec![route], Vec::new())
 }

@@ -254,13 +254,8 @@ impl fmt::Display for Tally {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use http::HeaderName;
-
     use super::*;
-    use crate::routing::{OnInvalid, Route, Source};
-    use crate::schema::{Schema, UnknownStatus};
+    use crate::routing::{Route, Source};
     use crate::secret::Secret;
     use crate::verify::{self, Keyring};
 
@@ -276,23 +271,13 @@ mod tests {
     }
 
     fn routing() -> Routing {
-        let source = Source {
-            name: name("suki"),
-            path: "/suki".into(),
-            keyring: Keyring::new([(name("current"), &secret())]),
-            signature_header: HeaderName::from_static("x-api-key"),
-            timestamp_header: HeaderName::from_static("generated-at"),
-            schema: Schema::built_in(UnknownStatus::Accept).expect("compiles"),
-            on_invalid: OnInvalid::Reject,
-            age_max: Some(Duration::from_hours(48)),
-            ahead_max: Duration::from_hours(1),
-        };
+        let keyring = Keyring::new([(name("current"), &secret())]);
         let route = Route {
             name: name("everything"),
             when: None,
             to: vec![name("ehr")],
         };
-        Routing::new(vec![source], vec![route], Vec::new())
+        Routing::new(vec![Source::of("suki", keyring)], vec![route], Vec::new())
     }
 
     #[test]

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderName;
 use prometheus::{Registry, TextEncoder};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -35,7 +34,6 @@ use super::{Ingress, Limits, Metrics, serve, tls};
 use crate::clock::Timestamp;
 use crate::name::Name;
 use crate::routing::{Expression, OnInvalid, Route, Routing, Source};
-use crate::schema::{Schema, UnknownStatus};
 use crate::secret::Secret;
 use crate::spool::{self, Spool};
 use crate::trace::Tracer;
@@ -355,15 +353,8 @@ pub fn name(text: &str) -> Name {
 
 pub fn source(label: &str, on_invalid: OnInvalid) -> Source {
     Source {
-        name: name(label),
-        path: format!("/{label}"),
-        keyring: Keyring::new([(name("current"), &secret())]),
-        signature_header: HeaderName::from_static("x-api-key"),
-        timestamp_header: HeaderName::from_static("generated-at"),
-        schema: Schema::built_in(UnknownStatus::Accept).expect("compiles"),
         on_invalid,
-        age_max: Some(Duration::from_hours(48)),
-        ahead_max: Duration::from_hours(1),
+        ..Source::of(label, Keyring::new([(name("current"), &secret())]))
     }
 }
 

@@ -56,7 +56,7 @@ pub(in crate::spool) async fn found(spool: &Spool, id: Id) -> Found {
 }
 
 /// Routes that take nothing.
-pub(super) fn nowhere() -> Reroute {
+pub(in crate::spool) fn nowhere() -> Reroute {
     std::sync::Arc::new(|_| Vec::new())
 }
 

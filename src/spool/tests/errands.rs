@@ -46,7 +46,7 @@ async fn dead_letters(spool: &Spool, count: usize) {
     }
 }
 
-fn replay_dead() -> Replay {
+pub(in crate::spool) fn replay_dead() -> Replay {
     Replay {
         filter: Filter::default(),
         to: ReplayTo::DeadLetters,
@@ -55,7 +55,7 @@ fn replay_dead() -> Replay {
     }
 }
 
-fn release_all(to: ReleaseTo) -> Release {
+pub(in crate::spool) fn release_all(to: ReleaseTo) -> Release {
     Release {
         filter: Filter::default(),
         to,

@@ -3,18 +3,15 @@
 use super::damage::{closed, damage, leaves};
 use super::*;
 use crate::clock::Timestamp;
+use crate::spool::tests::custody::nowhere;
+use crate::spool::tests::errands::{release_all, replay_dead};
 use crate::spool::tests::quarantined;
 use crate::spool::{
-    CustodyError, Discard, Done, Filter, Reason, Release, ReleaseTo, Replay, ReplayTo, Reroute,
-    State,
+    CustodyError, Discard, Done, Filter, Reason, Release, ReleaseTo, Replay, ReplayTo, State,
 };
 
 /// So many that an order takes two commits, and is kept between them.
 const MANY: usize = 501;
-
-fn nowhere() -> Reroute {
-    Arc::new(|_| Vec::new())
-}
 
 async fn keep(spool: &Spool, submissions: impl Iterator<Item = Submission>) {
     let kept = submissions.map(|one| {
@@ -57,22 +54,8 @@ fn change(folder: &Path, sql: &str) {
     rows.execute_batch(sql).expect(sql);
 }
 
-fn release_all() -> Release {
-    Release {
-        filter: Filter::default(),
-        to: ReleaseTo::Targets(vec![name("ehr")]),
-        by: name("someone"),
-        dry_run: false,
-    }
-}
-
-fn replay_dead() -> Replay {
-    Replay {
-        filter: Filter::default(),
-        to: ReplayTo::DeadLetters,
-        by: name("someone"),
-        dry_run: false,
-    }
+fn to_ehr() -> Release {
+    release_all(ReleaseTo::Targets(vec![name("ehr")]))
 }
 
 async fn owed(spool: &Spool) -> usize {
@@ -96,10 +79,7 @@ async fn an_order_passes_a_damaged_page_and_every_start_after_it_works() {
     let folder = held(MANY).await;
     damage(folder.path(), &leaves(folder.path(), "notification")[1..2]);
     let (spool, metrics) = open(folder.path(), CAPACITY).expect("opens");
-    let Done { matched, done } = spool
-        .release(release_all(), nowhere())
-        .await
-        .expect("is done");
+    let Done { matched, done } = spool.release(to_ehr(), nowhere()).await.expect("is done");
     let done = usize::try_from(done).expect("few");
     assert_eq!(matched, MANY as u64);
     assert!((1..100).contains(&(MANY - done)), "{done}");
