@@ -118,11 +118,13 @@ impl House {
         (status.as_u16(), json)
     }
 
-    /// Gives an order, and leaves once the spool is at it.
+    /// Gives an order, and leaves once the spool's writer is at something: most likely at the order.
     async fn order_and_leave(&self, path: &str, body: &str) {
         let held = self.hold();
         let begun = eventually(async || self.spool.writer_busy_for().is_some());
         tokio::select! {
+            // The order is given first, whatever else the writer is at by then.
+            biased;
             answer = self.order(path, body) => panic!("nothing is committed yet: {answer:?}"),
             () = begun => {}
         }
