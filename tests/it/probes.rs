@@ -80,7 +80,7 @@ async fn scrapers_that_hammer_hang_or_never_read_cost_the_sender_nothing() {
     let relay = setup.start();
     let sender = relay.sender();
     assert_eq!(sender.post(BODY).await.expect("an answer").status, 200);
-    let base = descriptors(&relay);
+    let base = relay.descriptors();
     let deaf: Vec<_> = (0..50).map(|_| ask_and_never_read(&relay)).collect();
     let mute: Vec<_> = (0..50)
         .map(|_| TcpStream::connect(relay.admin_address).expect("connected"))
@@ -102,7 +102,7 @@ async fn scrapers_that_hammer_hang_or_never_read_cost_the_sender_nothing() {
         scraper.await.expect("every scrape is answered");
     }
     eventually("every descriptor is back", async || {
-        descriptors(&relay) <= base + 2
+        relay.descriptors() <= base + 2
     })
     .await;
     drop((deaf, mute));
@@ -115,9 +115,4 @@ fn ask_and_never_read(relay: &Relay) -> TcpStream {
     let request = b"GET /metrics HTTP/1.1\r\nhost: relay\r\n\r\n";
     stream.write_all(request).expect("written");
     stream
-}
-
-fn descriptors(relay: &Relay) -> usize {
-    let folder = format!("/proc/{}/fd", relay.pid());
-    std::fs::read_dir(folder).expect("readable").count()
 }

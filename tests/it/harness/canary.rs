@@ -1,9 +1,18 @@
 //! Canaries: words that are in all that goes in, and must be in nothing that comes out.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{Relay, SECRET};
 
 /// In any case of letters, in no word of the relay's and in no path of these tests.
 pub const CANARY: &str = "canary";
+
+/// A valid notification that no other is like, with a canary in it.
+pub fn fresh() -> String {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    format!(r#"{{"status":"success","session_id":"{CANARY}-{number}"}}"#)
+}
 
 /// A signature is so long in hex; an id is half of it.
 const SIGNATURE_DIGITS: usize = 64;

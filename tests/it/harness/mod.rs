@@ -8,19 +8,21 @@ mod postgres;
 mod relay;
 mod sender;
 mod target;
+mod watch;
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 pub use authority::Authority;
-pub use canary::{CANARY, assert_untold};
+pub use canary::{CANARY, assert_untold, fresh};
 pub use disk::{Faults, SmallDisk};
 pub use passage::{Passage, Way};
 pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};
 pub use target::{Request, Target};
+pub use watch::Watch;
 
 /// The partner secret of every test.
 pub const SECRET: &str = "whsec-test-partner-secret-0001";

@@ -20,7 +20,7 @@ use tokio::time::{interval, timeout};
 
 use super::frames::{DATA, END_HEADERS, GOAWAY, HEADERS, frame, head, preface, remembered};
 use super::siege::Siege;
-use super::{fresh, resident_kib, whole};
+use super::{fresh, whole};
 use crate::harness::{Setup, eventually};
 
 const KIB: usize = 1024;
@@ -226,7 +226,7 @@ async fn streams_that_drip_have_no_more_memory_than_all_may_hold() {
     const ALLOWED_KIB: u64 = 24 * 1024;
     let siege = Siege::of(narrow, "").await;
     let mut good = Good::of(&siege).await;
-    let before = resident_kib(siege.relay.pid());
+    let before = siege.relay.resident_kib();
     let begun = Arc::new(AtomicUsize::new(0));
     let drips = (0..CONNECTIONS).map(|_| drip(&siege, STREAMS, &begun));
     let drips = futures_util::future::join_all(drips);
@@ -239,7 +239,7 @@ async fn streams_that_drip_have_no_more_memory_than_all_may_hold() {
         for _ in 0..30 {
             pace.tick().await;
             good.post("meanwhile").await;
-            let more = resident_kib(siege.relay.pid()).saturating_sub(before);
+            let more = siege.relay.resident_kib().saturating_sub(before);
             assert!(more < ALLOWED_KIB, "H46: {more} KiB more than before");
         }
     };

@@ -225,9 +225,9 @@ async fn a_body_is_judged_by_its_bytes_and_its_length() {
     );
     rows.push(Row::refused("H10", post(&announced, b"", b""), &[413]));
     for coding in ["gzip", "br", "zstd"] {
-        let inflatable = b"\x1f\x8b\x08\0\0\0\0\0\0\x03";
+        let inflatable = [b"\x1f\x8b\x08\0\0\0\0\0\0\x03", coding.as_bytes()].concat();
         let fields = format!("content-encoding: {coding}\r\n");
-        rows.push(Row::refused("H30", whole(&fields, inflatable), &[400]));
+        rows.push(Row::refused("H30", whole(&fields, &inflatable), &[400]).held("invalid"));
         let body = fresh();
         rows.push(Row::refused("H30", whole(&fields, body.as_bytes()), &[200]).owed(body));
     }

@@ -20,12 +20,10 @@ mod signature;
 mod tls;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use siege::Siege;
 
-use crate::harness::{CANARY, Relay, sign};
+use crate::harness::{Relay, fresh, sign};
 
 /// One bad input: the row's id, what is sent on a connection of its own, and the statuses that come back
 /// before the relay ends it.
@@ -35,6 +33,8 @@ struct Row {
     statuses: &'static [u16],
     /// The bodies that its target must be given.
     owed: Vec<Vec<u8>>,
+    /// For which reasons of the quarantine something of it is kept.
+    held: Vec<&'static str>,
 }
 
 impl Row {
@@ -44,11 +44,17 @@ impl Row {
             bytes: bytes.into(),
             statuses,
             owed: Vec::new(),
+            held: Vec::new(),
         }
     }
 
     fn owed(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.owed.push(body.into());
+        self
+    }
+
+    fn held(mut self, reason: &'static str) -> Self {
+        self.held.push(reason);
         self
     }
 }
@@ -58,13 +64,6 @@ const LINE: &str = "POST /webhooks/notification?canary-query HTTP/1.1\r\n";
 /// What each has beside what it is about.
 const FIELDS: &str = "host: localhost.canary-host\r\nx-canary-name: canary-value\r\ncookie: canary-cookie\r\n\
     user-agent: canary-agent\r\ntracestate: canary=state\r\nforwarded: for=canary-forwarded\r\n";
-
-/// A valid notification that no other is like.
-fn fresh() -> String {
-    static LAST: AtomicUsize = AtomicUsize::new(0);
-    let number = LAST.fetch_add(1, Ordering::Relaxed);
-    format!(r#"{{"status":"success","session_id":"{CANARY}-{number}"}}"#)
-}
 
 fn now() -> String {
     suki_relay::clock::Timestamp::now().as_millis().to_string()
@@ -96,7 +95,7 @@ fn whole(fields: &str, body: &[u8]) -> Vec<u8> {
 async fn hold(config: &str, rows: Vec<Row>) -> Relay {
     assert!(!rows.is_empty());
     let mut siege = Siege::begin(config).await;
-    let (mut owed, mut wrong) = (BTreeSet::new(), Vec::new());
+    let mut wrong = Vec::new();
     for row in rows {
         let (begun, answers) = (row.bytes.len().min(300), siege.exchange(&row.bytes).await);
         let shown = String::from_utf8_lossy(&row.bytes[..begun]).into_owned();
@@ -106,23 +105,11 @@ async fn hold(config: &str, rows: Vec<Row>) -> Relay {
                 row.id, row.statuses
             ));
         }
-        owed.extend(row.owed);
+        siege.owes(row.owed);
+        siege.holds(&row.held);
         siege.goes_on(row.id).await;
+        siege.has_kept(&format!("{}: {shown:?}", row.id)).await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    siege.lift(owed).await
-}
-
-/// Resident memory of a process, in KiB.
-fn resident_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.expect("a line").trim().trim_end_matches(" kB");
-    number.parse().expect("a number")
-}
-
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("it lives")
-        .count()
+    siege.lift(BTreeSet::new()).await
 }

@@ -154,7 +154,7 @@ async fn a_hostile_resolver_leads_nowhere_and_holds_up_no_other_target() {
         page.lines().any(tried)
     })
     .await;
-    let held = super::resident_kib(relay.pid());
+    let held = relay.resident_kib();
     assert!(held < 64 * 1024, "G01: {held} KiB");
     relay.told_nobody([0; 2]).await;
 }

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use tokio::net::TcpStream;
 
+use super::fresh;
 use super::siege::Siege;
-use super::{descriptors, fresh};
 
 /// Sets how many descriptors a running relay may have.
 fn allow(siege: &Siege, descriptors: usize) {
@@ -31,7 +31,7 @@ async fn out_of_descriptors_those_who_are_in_are_served_and_newcomers_wait() {
         owed.insert(body.into_bytes());
     };
     post("before").await;
-    let most = descriptors(siege.relay.pid()) + FEW;
+    let most = siege.relay.descriptors() + FEW;
     allow(&siege, most);
     let mut crowd = Vec::new();
     for _ in 0..FEW + 20 {

@@ -1,9 +1,8 @@
 //! A relay under attack, and what must hold when the attack is over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -15,31 +14,49 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{descriptors, fresh, resident_kib, whole};
-use crate::harness::{CANARY, Relay, Setup, Target, assert_untold, eventually};
+use super::{fresh, whole};
+use crate::harness::{CANARY, Relay, Setup, Target, Watch, assert_untold, eventually};
+
+/// The reason of what nobody has signed: it is kept in the ring, and is no notification.
+pub const UNVERIFIED: &str = "unverified";
 
 /// Ends at all, on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// What an allocator may keep of an attack. No row of small requests costs a quarter of it.
-const MEMORY_KIB: u64 = 4 * 1024;
-/// The same after a request that is larger than the next: what a body of 8 MiB costs, read and kept once.
-const LARGE_MEMORY_KIB: u64 = 64 * 1024;
-const LARGE_BYTES: usize = 1 << 20;
-
-/// A connection that the test holds, and readers of the spool that are opened when they are first needed.
-const DESCRIPTORS: usize = 8;
-
 pub struct Siege {
     pub setup: Setup,
     pub relay: Relay,
     pub target: Target,
-    good: BTreeSet<Vec<u8>>,
-    resident_kib: u64,
-    descriptors: usize,
-    /// The most that was in hand at a time.
-    largest_bytes: AtomicUsize,
-    /// Of its log and of its errors.
-    lines_read: [usize; 2],
+    watch: Watch,
+    owed: BTreeSet<Vec<u8>>,
+    kept: Kept,
+}
+
+/// How many notifications and requests the relay keeps: for each reason of the quarantine, and as `all`
+/// the notifications that it was given and has not forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Kept(BTreeMap<String, u64>);
+
+impl Kept {
+    async fn by(relay: &Relay) -> Self {
+        let (_, page) = relay.admin("/metrics").await;
+        let mut kept = Self::default();
+        for line in page.lines() {
+            let (series, value) = line.rsplit_once(' ').expect("a sample");
+            if let Some(reason) = series.strip_prefix("suki_relay_quarantine{reason=\"") {
+                kept.add(
+                    reason.trim_end_matches("\"}"),
+                    value.parse().expect("a count"),
+                );
+            } else if series.starts_with("suki_relay_spool_notifications{") {
+                kept.add("all", value.parse().expect("a count"));
+            }
+        }
+        kept
+    }
+
+    fn add(&mut self, what: &str, count: u64) {
+        *self.0.entry(what.to_owned()).or_default() += count;
+    }
 }
 
 impl Siege {
@@ -69,20 +86,17 @@ routes:
         }
         let relay = setup.start_at("trace");
         let mut siege = Self {
+            watch: Watch::begin(&relay),
+            kept: Kept::by(&relay).await,
             setup,
             relay,
             target,
-            good: BTreeSet::new(),
-            resident_kib: 0,
-            descriptors: 0,
-            largest_bytes: AtomicUsize::new(0),
-            lines_read: [0; 2],
+            owed: BTreeSet::new(),
         };
         siege.post_a_good_one().await;
         // The target's connection stays open for the next delivery.
         eventually("it is delivered", async || siege.target.count() > 0).await;
-        siege.resident_kib = resident_kib(siege.relay.pid());
-        siege.descriptors = descriptors(siege.relay.pid());
+        siege.watch = Watch::begin(&siege.relay);
         siege
     }
 
@@ -95,7 +109,7 @@ routes:
 
     /// So many bytes were sent, or cost, at a time.
     pub fn brought(&self, bytes: usize) {
-        self.largest_bytes.fetch_max(bytes, Ordering::Relaxed);
+        self.watch.brought(bytes);
     }
 
     pub async fn exchange_on(tls: &mut TlsStream<TcpStream>, bytes: &[u8]) -> Vec<u16> {
@@ -157,33 +171,59 @@ routes:
         config
     }
 
+    /// Each of these is kept, a notification of its own, and the target is to be given it.
+    pub fn owes(&mut self, bodies: impl IntoIterator<Item = Vec<u8>>) {
+        for body in bodies {
+            self.kept.add("all", 1);
+            self.owed.insert(body);
+        }
+    }
+
+    /// For each of these reasons something is kept for an operator.
+    pub fn holds(&mut self, reasons: &[&str]) {
+        for reason in reasons {
+            self.kept.add(reason, 1);
+            if *reason != UNVERIFIED {
+                self.kept.add("all", 1);
+            }
+        }
+    }
+
+    /// So many were kept of a flood that nobody signed, as rates and the disk allowed.
+    pub async fn holds_of_a_flood(&mut self) -> u64 {
+        let kept = Kept::by(&self.relay).await.0[UNVERIFIED];
+        self.kept.0.insert(UNVERIFIED.into(), kept);
+        kept
+    }
+
     /// The process lives, holds what it held before, and a good notification on a new connection gets 200; nobody
     /// was told anything.
     pub async fn goes_on(&mut self, after: &str) {
         self.post_a_good_one().await;
-        let pid = self.relay.pid();
-        eventually("its descriptors are free again", async || {
-            descriptors(pid) <= self.descriptors + DESCRIPTORS
-        })
-        .await;
-        let kept = resident_kib(pid).saturating_sub(self.resident_kib);
-        let allowed = match self.largest_bytes.load(Ordering::Relaxed) {
-            1..=LARGE_BYTES => MEMORY_KIB,
-            _ => LARGE_MEMORY_KIB,
-        };
-        assert!(kept < allowed, "{kept} KiB more than before {after}");
-        self.lines_read = self.relay.told_nobody(self.lines_read).await;
+        self.watch.is_back(&self.relay, after).await;
     }
 
-    /// All is as it was, and the target has what it is owed and nothing else. Gives back the relay.
-    pub async fn lift(mut self, mut owed: BTreeSet<Vec<u8>>) -> Relay {
+    /// And has kept what it owes and holds, and nothing else.
+    pub async fn has_kept(&self, after: &str) {
+        let (mut kept, mut tries) = (Kept::by(&self.relay).await, 0);
+        // What nobody signed is kept aside, and what is kept is counted after it is answered.
+        while kept != self.kept && tries < 500 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            (kept, tries) = (Kept::by(&self.relay).await, tries + 1);
+        }
+        assert_eq!(kept, self.kept, "after {after}");
+    }
+
+    /// All is as it was; these are kept, too, and the target has what it is owed and nothing else. Gives back the relay.
+    pub async fn lift(mut self, owed: BTreeSet<Vec<u8>>) -> Relay {
+        self.owes(owed);
         self.goes_on("all of it").await;
-        owed.append(&mut self.good);
+        self.has_kept("all of it").await;
         eventually("everything owed arrives", async || {
-            self.delivered().is_superset(&owed)
+            self.delivered().is_superset(&self.owed)
         })
         .await;
-        let stray: Vec<_> = self.delivered().difference(&owed).cloned().collect();
+        let stray: Vec<_> = self.delivered().difference(&self.owed).cloned().collect();
         assert!(stray.is_empty(), "nobody signed this: {stray:?}");
         let log = self.relay.log();
         assert!(log.iter().any(|line| line["level"] == "DEBUG"));
@@ -200,7 +240,7 @@ routes:
         let body = fresh();
         let statuses = self.exchange(&whole("", body.as_bytes())).await;
         assert_eq!(statuses, [200]);
-        self.good.insert(body.into_bytes());
+        self.owes([body.into_bytes()]);
     }
 }
 

@@ -158,7 +158,7 @@ async fn a_client_that_names_no_server_or_another_is_shown_the_certificate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_ticket_allows_early_data() {
-    let siege = Siege::begin("").await;
+    let mut siege = Siege::begin("").await;
     let mut client = siege.client(b"http/1.1");
     client.enable_early_data = true;
     let client = Arc::new(client);
@@ -171,6 +171,7 @@ async fn no_ticket_allows_early_data() {
     tls.read_to_end(&mut Vec::new()).await.expect("ends");
     let mut next = ClientConnection::new(client, name).expect("a connection");
     assert!(next.early_data().is_none(), "T07: early data");
+    siege.holds(&["invalid"]);
     siege.lift(BTreeSet::new()).await;
 }
 
