@@ -44,6 +44,10 @@ const HOARD_STREAMS: usize = 8;
 const GOOD_CONNECTIONS: usize = 4;
 const HOARD_RUN: Duration = Duration::from_secs(10);
 const CROWD_LIMIT_BYTES: u64 = 256 * 1024 * 1024;
+/// As many as the relay takes by default, but for the good one's.
+const WIDE_CONNECTIONS: usize = 1023;
+/// The chart's `resources.limits.memory`.
+const WIDE_LIMIT_BYTES: u64 = 512 * 1024 * 1024;
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub fn measure() -> Vec<Row> {
@@ -75,6 +79,11 @@ pub fn measure() -> Vec<Row> {
             "most memory with 5,000 full-size bodies at once, limited to 256, MiB",
             peak,
             256.0,
+        ));
+        rows.push(Row::at_most(
+            "most memory with 100 requests at once on each of 1,023 connections, limited to 512, MiB",
+            wide().await,
+            512.0,
         ));
         rows.push(Row::at_most(
             "good ones that fail while strangers hold back bodies, %",
@@ -140,6 +149,30 @@ async fn crowd() -> (f64, BTreeMap<u16, usize>) {
     assert!(answered.keys().all(|s| [0, 401, 500].contains(s)));
     good.one().await;
     (relay.peak_mib(), answered)
+}
+
+/// The most that the relay ever took, in MiB, for the tables of HTTP/2 and for heads whose bodies never come. As
+/// [`crowd`], it answers a good one after all that.
+async fn wide() -> f64 {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    certificate(folder.path());
+    let relay = Server::relay(folder.path(), "wide", None, false);
+    relay.limit_memory(WIDE_LIMIT_BYTES);
+    let client = Client::new(folder.path(), &relay);
+    let good = Load::new(relay.address, &relay.certificate, SECRET);
+    let (mut connections, mut requests) = (Vec::new(), JoinSet::new());
+    for _ in 0..WIDE_CONNECTIONS {
+        connections.push(client.connect().await);
+    }
+    for connection in &connections {
+        for _ in 0..STREAMS {
+            let body = StreamBody::new(stream::pending()).boxed_unsync();
+            requests.spawn(post(connection.clone(), body, Some(LARGE_BYTES)));
+        }
+    }
+    tokio::time::sleep(SETTLE).await;
+    good.one().await;
+    relay.peak_mib()
 }
 
 /// Per cent of the good ones that are not answered 200.
