@@ -1,10 +1,15 @@
 //! `suki-relay check`: every problem of a config, at once, and what it would change.
 
+use std::error::Error;
 use std::path::PathBuf;
 
-use super::{ConfigFile, Environment, Failure, print};
+use futures_util::future::join_all;
+
+use super::{ConfigFile, Environment, Failure, innermost, print, runtime};
 use crate::config::Config;
+use crate::routing::Routing;
 use crate::spool::{Spool, Store};
+use crate::target::{Reason, Unreached};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -15,7 +20,8 @@ pub(super) struct Arguments {
     /// Relative paths in it begin at its own folder: keep it beside the new one.
     #[arg(long, value_name = "OLD")]
     against: Option<PathBuf>,
-    /// Also connect to the server of `spool.postgres`, and see whether it would keep what it is given
+    /// Also connect to each target, and send it nothing; and to the server of `spool.postgres`, and see whether it would
+    /// keep what it is given
     #[arg(long)]
     connect: bool,
 }
@@ -32,10 +38,50 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result
         let old = read(&old, environment)?;
         print(&changes(&old, &config))?;
     }
-    if let (true, Store::Postgres(options)) = (arguments.connect, &config.spool) {
-        Spool::inspect(options).map_err(|refusal| Failure::spool(refusal.into()))?;
+    if arguments.connect {
+        connect(&config)?;
     }
     print("ok\n")
+}
+
+/// Tells of each target that cannot be reached, and then of the spool's server.
+fn connect(config: &Config) -> Result<(), Failure> {
+    let unreached = runtime()?.block_on(unreached(&config.routing));
+    for told in &unreached {
+        eprintln!("{told}");
+    }
+    if let Store::Postgres(options) = &config.spool {
+        Spool::inspect(options).map_err(|refusal| Failure::spool(refusal.into()))?;
+    }
+    match unreached.len() {
+        0 => Ok(()),
+        1 => Err(anyhow::anyhow!("a target cannot be reached").into()),
+        count => Err(anyhow::anyhow!("{count} targets cannot be reached").into()),
+    }
+}
+
+/// Those targets that no connection can be made to now, each with what is wrong, by name.
+async fn unreached(routing: &Routing) -> Vec<String> {
+    let tried = routing.targets().map(|target| async {
+        let unreached = target.try_out().await.err()?;
+        let (reason, why) = (unreached.reason.as_str(), why(&unreached));
+        Some(format!("target `{}` ({reason}): {why}", target.name))
+    });
+    let mut told: Vec<_> = join_all(tried).await.into_iter().flatten().collect();
+    told.sort_unstable();
+    told
+}
+
+fn why(unreached: &Unreached) -> String {
+    match (unreached.reason, unreached.source()) {
+        (_, Some(cause)) => innermost(cause),
+        (Reason::Dns, None) => "its name does not resolve".into(),
+        (Reason::Forbidden, None) => {
+            "its address is one that is never connected to, or not in its `allow_addresses`".into()
+        }
+        (Reason::Protocol, None) => "it offers no HTTP/2, which gRPC needs".into(),
+        _ => "no connection within its `connect_timeout`".into(),
+    }
 }
 
 fn changes(old: &Config, new: &Config) -> String {

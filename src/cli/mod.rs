@@ -97,6 +97,15 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// The cause at the bottom is the one that says what to do: "connection refused", "unknown issuer".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// A reader that went away (`suki-relay schema | head`) is no failure of ours.
 fn print(text: &str) -> Result<(), Failure> {
     use std::io::Write;

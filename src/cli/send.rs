@@ -19,8 +19,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::delivered::Relays;
-use super::runtime;
 use super::trust::Trust;
+use super::{innermost, runtime};
 use crate::clock::Timestamp;
 use crate::schema::EXAMPLES;
 use crate::secret::Secret;
@@ -263,13 +263,4 @@ fn progress(count: u64) -> ProgressBar {
     // indicatif draws on standard error, and only on a terminal.
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} eta {eta}");
     ProgressBar::new(count).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// The cause at the bottom is the one that says what to do: "connection refused", "unknown issuer".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }

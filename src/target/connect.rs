@@ -8,6 +8,7 @@
 //! * A pool holds a bounded number of idle connections, and none for as long as the 5 s after which
 //!   common servers close them.
 
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use http::Uri;
 use http_body_util::Full;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
 use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
@@ -56,6 +57,16 @@ pub type Pool = Client<Connector, Full<Bytes>>;
 #[error("{}", .0.as_str())]
 pub struct Failure(pub Reason);
 
+/// A connection that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .reason.as_str())]
+pub struct Unreached {
+    pub reason: Reason,
+    /// What the layer that failed had to say, if it is not ours.
+    #[source]
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
 /// What to speak with a target.
 #[derive(Clone, Copy)]
 pub enum Versions {
@@ -72,19 +83,18 @@ pub struct Connector {
     allowed: Allowed,
     /// For look-up, TCP and TLS together.
     time_max: Duration,
+    versions: Versions,
 }
 
-/// A pool of connections for one target. Only a target with https asks for the system's roots.
-pub fn pool(options: &Options, policy: &Policy) -> Result<Pool, BuildError> {
-    let connector = Connector::new(options, policy, Versions::All)?;
-    let pool = bounded()
+/// A pool of connections for one target.
+pub fn pool(connector: Connector, policy: &Policy) -> Pool {
+    bounded()
         .pool_idle_timeout(IDLE_MAX)
         .pool_max_idle_per_host(policy.in_flight_max)
         .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
         .http2_keep_alive_interval(KEEPALIVE)
         .http2_keep_alive_timeout(KEEPALIVE)
-        .build(connector);
-    Ok(pool)
+        .build(connector)
 }
 
 /// A pool that holds one connection, which all requests share.
@@ -115,6 +125,7 @@ fn bounded() -> Builder {
 }
 
 impl Connector {
+    /// Only a target with https asks for the system's roots.
     pub fn new(options: &Options, policy: &Policy, versions: Versions) -> Result<Self, BuildError> {
         let Options { url, tls, .. } = options;
         let allowed = options.allowed.clone();
@@ -150,7 +161,45 @@ impl Connector {
             https,
             allowed,
             time_max: policy.connect_timeout,
+            versions,
         })
+    }
+
+    /// Makes a connection, sees whether it would do, and closes it.
+    ///
+    /// Cancellation: the connection is given up.
+    pub async fn try_out(mut self, url: Uri) -> Result<(), Unreached> {
+        let secure = url.scheme() == Some(&http::uri::Scheme::HTTPS);
+        let connection = self.open(url).await?;
+        let is_http2 = connection.connected().is_negotiated_h2();
+        if secure && !is_http2 && matches!(self.versions, Versions::Http2) {
+            return Err(Reason::Protocol.into());
+        }
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        url: Uri,
+    ) -> impl Future<Output = Result<Connection, Unreached>> + Send + use<> {
+        let is_forbidden = literal_address(&url).is_some_and(|it| !self.allowed.permits(it));
+        let connecting = (!is_forbidden).then(|| self.https.call(url));
+        let time_max = self.time_max;
+        async move {
+            let connecting = connecting.ok_or(Reason::Forbidden)?;
+            let connected = timeout(time_max, connecting).await;
+            let stream = connected.map_err(|_| Reason::Connect)?.map_err(unreached)?;
+            Ok(Connection::new(stream))
+        }
+    }
+}
+
+impl From<Reason> for Unreached {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            cause: None,
+        }
     }
 }
 
@@ -160,21 +209,13 @@ impl Service<Uri> for Connector {
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Connection, Failure>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.https.poll_ready(cx).map_err(|error| failure(&*error))
+        let ready = self.https.poll_ready(cx);
+        ready.map_err(|error| Failure(unreached(error).reason))
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        if literal_address(&url).is_some_and(|address| !self.allowed.permits(address)) {
-            return Box::pin(async { Err(Failure(Reason::Forbidden)) });
-        }
-        let (connecting, time_max) = (self.https.call(url), self.time_max);
-        Box::pin(async move {
-            match timeout(time_max, connecting).await {
-                Ok(Ok(stream)) => Ok(Connection::new(stream)),
-                Ok(Err(error)) => Err(failure(&*error)),
-                Err(_) => Err(Failure(Reason::Connect)),
-            }
-        })
+        let opened = self.open(url);
+        Box::pin(async { opened.await.map_err(|unreached| Failure(unreached.reason)) })
     }
 }
 
@@ -188,12 +229,16 @@ pub fn literal_address(url: &Uri) -> Option<IpAddr> {
 
 /// What the layers below had to say: our own word from the resolver; a plain I/O error, which only the
 /// TLS handshake returns; all else comes of TCP.
-fn failure(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Failure {
+fn unreached(error: Box<dyn Error + Send + Sync>) -> Unreached {
     let ours = error.source().and_then(|cause| cause.downcast_ref());
-    match ours {
-        Some(ours) => *ours,
-        None if error.is::<io::Error>() => Failure(Reason::Tls),
-        None => Failure(Reason::Connect),
+    let reason = match ours {
+        Some(Failure(reason)) => return (*reason).into(),
+        None if error.is::<io::Error>() => Reason::Tls,
+        None => Reason::Connect,
+    };
+    Unreached {
+        reason,
+        cause: Some(error),
     }
 }
 

@@ -23,7 +23,7 @@ use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout};
 
 use super::address::Allowed;
-use super::connect::{self, Failure, Pool};
+use super::connect::{self, Connector, Failure, Pool, Unreached, Versions};
 use super::connection::Served;
 use super::outcome::from_status;
 use super::sign::{self, Signer};
@@ -154,6 +154,7 @@ pub struct Http {
     url: Uri,
     prepared: HeaderMap,
     signer: Signer,
+    connector: Connector,
     pool: Pool,
 }
 
@@ -161,13 +162,20 @@ impl Http {
     pub fn new(options: Options, policy: &Policy) -> Result<Self, BuildError> {
         check_url(&options)?;
         let prepared = prepare(&options)?;
-        let pool = connect::pool(&options, policy)?;
+        let connector = Connector::new(&options, policy, Versions::All)?;
+        let pool = connect::pool(connector.clone(), policy);
         Ok(Self {
             url: options.url,
             prepared,
             signer: options.signer,
+            connector,
             pool,
         })
+    }
+
+    pub async fn try_out(&self) -> Result<(), Unreached> {
+        let connector = self.connector.clone();
+        connector.try_out(self.url.clone()).await
     }
 
     pub async fn attempt(&self, parcel: Parcel<'_>, policy: &Policy) -> Outcome {

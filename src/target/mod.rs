@@ -21,7 +21,7 @@ use crate::name::Name;
 use crate::notification::Record;
 use crate::retry;
 use crate::trace::Span;
-pub use connect::client_config;
+pub use connect::{Unreached, client_config};
 pub use outcome::{Outcome, Reason};
 
 /// One configured target: how to reach it and how to treat it.
@@ -109,6 +109,16 @@ impl Target {
         match &self.how {
             How::Http(_) => None,
             How::Grpc(grpc) => grpc.misfit(body),
+        }
+    }
+
+    /// Makes one connection as an attempt would, and closes it: nothing is sent, and nobody counts it.
+    ///
+    /// Cancellation: dropping the future gives the connection up.
+    pub async fn try_out(&self) -> Result<(), Unreached> {
+        match &self.how {
+            How::Http(http) => http.try_out().await,
+            How::Grpc(grpc) => grpc.try_out().await,
         }
     }
 

@@ -4,8 +4,15 @@ use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
-use crate::harness::Setup;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::harness::{Setup, Target, free_address};
 
 const REST: &str = "
 targets: [{ name: ehr, http: { url: 'http://127.0.0.1:9/' } }]
@@ -118,6 +125,91 @@ fn every_command_and_every_option_says_what_it_is_for() {
         }
         assert!(seen >= 3, "{help}");
     }
+}
+
+/// Shakes hands, and offers no protocol. Ends with the runtime.
+async fn serve_tls_without_alpn(setup: &Setup) -> u16 {
+    let pem = |end: &str| setup.path().join(format!("tls.{end}"));
+    let chain = CertificateDer::pem_file_iter(pem("crt")).expect("a file");
+    let chain = chain.map(|one| one.expect("a certificate")).collect();
+    let key = PrivateKeyDer::from_pem_file(pem("key")).expect("a key");
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.expect("a pair")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_connect_tells_each_target_that_cannot_be_reached_and_sends_nothing() {
+    let [http, plain] = [Target::accepting().await, Target::accepting().await];
+    let setup = Setup::new("");
+    let tls = serve_tls_without_alpn(&setup).await;
+    let refused = free_address();
+    let targets = |bad: &str| {
+        format!(
+            "targets:
+  - {{ name: good, http: {{ url: '{}' }} }}
+  - {{ name: grpc-plain, grpc: {{ url: 'http://{}' }} }}
+  - {{ name: trusted, http: {{ url: 'https://localhost:{tls}/', tls: {{ ca: tls.crt }} }} }}
+{bad}routes: [{{ name: all, to: [good] }}]
+",
+            http.url(),
+            http.address,
+        )
+    };
+    let check = || {
+        relay(&[
+            "check",
+            "--connect",
+            "--config",
+            setup.config().to_str().expect("text"),
+        ])
+    };
+    setup.write_config(&targets(""));
+    let output = check();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"ok\n");
+
+    let bad = format!(
+        "  - {{ name: old-grpc, grpc: {{ url: 'https://localhost:{tls}', tls: {{ ca: tls.crt }} }} }}
+  - {{ name: plain, http: {{ url: 'https://localhost:{}/', tls: {{ ca: tls.crt }} }} }}
+  - {{ name: refused, http: {{ url: 'http://{refused}/?key=hidden' }} }}
+  - {{ name: strange, http: {{ url: 'https://127.0.0.1:{tls}/', tls: {{ ca: tls.crt, server_name: other.test }} }} }}
+",
+        plain.address.port(),
+    );
+    setup.write_config(&targets(&bad));
+    let output = check();
+    assert_eq!((output.status.code(), output.stdout), (Some(1), Vec::new()));
+    let told = String::from_utf8(output.stderr).expect("text");
+    let lines: Vec<_> = told
+        .lines()
+        .filter(|line| line.starts_with("target"))
+        .collect();
+    let begin = [
+        "target `old-grpc` (protocol): it offers no HTTP/2",
+        "target `plain` (tls): ",
+        "target `refused` (connect): Connection refused",
+        "target `strange` (tls): invalid peer certificate",
+    ];
+    assert_eq!(lines.len(), begin.len(), "{told}");
+    for (line, begin) in lines.iter().zip(begin) {
+        assert!(line.starts_with(begin), "{told}");
+    }
+    assert!(told.contains("4 targets cannot be reached"), "{told}");
+    assert!(!told.contains("hidden"), "{told}");
+    assert_eq!((http.count(), plain.count()), (0, 0));
 }
 
 #[test]

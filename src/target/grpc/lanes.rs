@@ -26,7 +26,7 @@ const FAILURES_MAX: u32 = 2;
 pub struct Lanes {
     all: Vec<Mutex<Lane>>,
     next: AtomicUsize,
-    connector: Connector,
+    pub connector: Connector,
 }
 
 struct Lane {

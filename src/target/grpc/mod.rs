@@ -30,7 +30,7 @@ use prost::Message;
 use self::lanes::Lanes;
 use self::message::{DELIVER, DeliverRequest};
 use self::method::{Method, Misfit};
-use super::connect::{Connector, Versions};
+use super::connect::{Connector, Unreached, Versions};
 use super::http::{self as post, BuildError, Options};
 use super::{Outcome, Parcel, Policy, Reason};
 use crate::clock::Timestamp;
@@ -95,6 +95,11 @@ impl Grpc {
 
     pub fn misfit(&self, body: &[u8]) -> Option<Misfit> {
         self.method.as_ref()?.message(body).err()
+    }
+
+    pub async fn try_out(&self) -> Result<(), Unreached> {
+        let connector = self.lanes.connector.clone();
+        connector.try_out(self.url.clone()).await
     }
 
     /// Whether the target is in our own pod, as far as its URL tells.
