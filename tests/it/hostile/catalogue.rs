@@ -301,7 +301,7 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     ),
     (
         "G14",
-        &["tls_checks_the_certificate_and_speaks_http_2_where_it_is_offered"],
+        &["a_target_whose_tls_is_wrong_is_told_nothing_until_it_is_right"],
     ),
     (
         "G15",

@@ -1,6 +1,7 @@
 //! A relay among hostile targets, watched: what became of each delivery, and whether the relay is as it was.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,8 +11,7 @@ use suki_relay::verify::content_digest;
 use crate::harness::{CANARY, Relay, Setup, Watch, eventually, sign};
 
 pub struct Front {
-    /// Its folder is there as long as it is.
-    _setup: Setup,
+    setup: Setup,
     pub relay: Relay,
     watch: Watch,
 }
@@ -49,7 +49,7 @@ impl Front {
     pub fn of(setup: Setup, relay: Relay) -> Self {
         let watch = Watch::begin(&relay);
         Self {
-            _setup: setup,
+            setup,
             relay,
             watch,
         }
@@ -58,6 +58,11 @@ impl Front {
     /// It has done by now what it does the first time.
     pub fn is_warm(&mut self) {
         self.watch = Watch::begin(&self.relay);
+    }
+
+    /// Where its config and the files that it names are.
+    pub fn path(&self) -> &Path {
+        self.setup.path()
     }
 
     /// Posts a good notification, and gives back its id.

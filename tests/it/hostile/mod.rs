@@ -22,6 +22,7 @@ mod scarcity;
 mod siege;
 mod signature;
 mod stalling;
+mod target_tls;
 mod tls;
 
 use std::collections::BTreeSet;
