@@ -32,9 +32,15 @@ impl Authority {
         // With the authority's own it would pass for one signed by itself.
         let subject = &mut params.distinguished_name;
         subject.push(rcgen::DnType::CommonName, name);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let (certificate, key) = self.sign(&params);
         fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).expect("writable");
         fs::write(folder.join(format!("{name}.crt")), certificate.pem()).expect("writable");
+    }
+
+    /// A certificate of these particulars, and its key.
+    pub fn sign(&self, params: &rcgen::CertificateParams) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params.clone().signed_by(&key, &self.issuer);
+        (certificate.expect("a certificate"), key)
     }
 }

@@ -259,7 +259,7 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     (
         "G01",
         &[
-            "no_connection_has_its_reason",
+            "what_cannot_be_reached_is_tried_again_within_the_time_to_connect",
             "a_hostile_resolver_leads_nowhere_and_holds_up_no_other_target",
         ],
     ),
@@ -273,32 +273,35 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     (
         "G03",
         &[
-            "broken_silent_and_senseless_answers_are_told_apart",
-            "an_answer_without_end_keeps_its_meaning_and_costs_its_connection",
+            "a_target_without_end_costs_an_attempt_its_time_and_nothing_else",
+            "a_target_that_reads_nothing_costs_an_attempt_its_time_and_nothing_else",
         ],
     ),
-    ("G06", &["answers_mean_what_the_contract_says"]),
-    ("G07", &["a_redirect_is_not_followed"]),
+    ("G06", &["whatever_a_target_takes_with_is_delivered_once"]),
+    ("G07", &["no_redirect_leads_anywhere"]),
     (
         "G08",
-        &["each_status_is_tried_again_or_given_up_for_its_reason"],
+        &["a_refusal_is_tried_again_or_a_dead_letter_as_the_config_says"],
     ),
     (
         "G09",
-        &["each_status_is_tried_again_or_given_up_for_its_reason"],
+        &["a_refusal_is_tried_again_or_a_dead_letter_as_the_config_says"],
     ),
-    ("G10", &["answers_mean_what_the_contract_says"]),
+    (
+        "G10",
+        &["a_refusal_is_tried_again_or_a_dead_letter_as_the_config_says"],
+    ),
     (
         "G11",
-        &["each_status_is_tried_again_or_given_up_for_its_reason"],
+        &["a_refusal_is_tried_again_or_a_dead_letter_as_the_config_says"],
     ),
     (
         "G12",
-        &["retry_after_is_seconds_or_a_date_and_garbage_is_no_wish"],
+        &["what_retry_after_asks_for_is_when_the_next_attempt_is_due"],
     ),
     (
         "G14",
-        &["tls_checks_the_certificate_and_speaks_http_2_where_it_is_offered"],
+        &["a_target_whose_tls_is_wrong_is_told_nothing_until_it_is_right"],
     ),
     (
         "G15",
@@ -311,14 +314,11 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     ),
     (
         "G17",
-        &["a_target_that_answers_again_is_not_buried_under_what_waited"],
+        &["a_target_that_was_away_for_days_gets_old_and_new_in_turns_and_is_not_buried"],
     ),
     (
         "G18",
-        &[
-            "a_dead_and_a_silent_target_do_not_hold_back_another",
-            "a_target_that_flaps_or_is_half_dead_gets_everything_and_others_once",
-        ],
+        &["a_target_that_flaps_or_is_half_dead_gets_everything_and_others_once"],
     ),
     ("G19", &[]),
     // Disk and storage

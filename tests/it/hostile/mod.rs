@@ -5,18 +5,24 @@
 //! descriptors are back where they were, a good notification on a new connection is answered 200, and no
 //! output has a canary; after each group of rows, the target has what was answered 200 and no more.
 
+mod answers;
 mod catalogue;
 mod clients;
 pub mod clocks;
+mod foe;
 mod frames;
+mod front;
 mod hoard;
 mod http1;
 mod http2;
 mod json;
 mod names;
+mod reach;
 mod scarcity;
 mod siege;
 mod signature;
+mod stalling;
+mod target_tls;
 mod tls;
 
 use std::collections::BTreeSet;

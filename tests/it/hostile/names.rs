@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
+use std::time::Duration;
 
 use super::fresh;
-use crate::harness::{Relay, Setup, Target, eventually};
+use crate::harness::{Relay, Setup, Target, Watch, eventually};
 
 /// Where the relay's system asks; port 53 is not to be chosen.
 const RESOLVER: &str = "127.0.0.153";
@@ -156,32 +157,59 @@ async fn a_hostile_resolver_leads_nowhere_and_holds_up_no_other_target() {
     .await;
     let held = relay.resident_kib();
     assert!(held < 64 * 1024, "G01: {held} KiB");
-    relay.told_nobody([0; 2]).await;
+    let mut watch = Watch::begin(&relay);
+    for (name, outcome) in bad {
+        let before = attempts(&relay, name, outcome).await;
+        eventually(&format!("G01 G02: {name} is tried again"), async || {
+            attempts(&relay, name, outcome).await > before
+        })
+        .await;
+        let body = watch.goes_on(&relay, &format!("G01 G02: {name}")).await;
+        eventually(&format!("G01 G02: beside {name}"), async || {
+            [&good, &mixed]
+                .iter()
+                .all(|target| taken(target).contains(&body))
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_flaps_or_is_half_dead_gets_everything_and_others_once() {
     let flapping = Target::start(|n| if n % 2 == 0 { 503 } else { 200 }).await;
+    let slow = Target::slow(Duration::from_secs(10)).await;
     let partly = Target::accepting().await;
     let steady = Target::accepting().await;
     let mut rest = "targets:\n".to_owned();
     rest += &target("flapping", "127.0.0.1", flapping.address.port());
     rest += &target("partly", "partly.test", partly.address.port());
     rest += &target("steady", "127.0.0.1", steady.address.port());
-    rest += "routes: [{ name: all, to: [flapping, partly, steady] }]\n";
+    rest += &target("slow", "127.0.0.1", slow.address.port());
+    rest += "routes: [{ name: all, to: [flapping, partly, steady, slow] }]\n";
     // Nobody listens at the second.
     let hosts = "127.0.0.1 localhost\n127.0.0.1 partly.test\n127.0.0.2 partly.test\n";
     let setup = Setup::new(&rest);
     let relay = start_among_enemies(&setup, hosts);
-    let owed = post(&relay, 40).await;
-    eventually("G18: all have everything", async || {
-        let targets = [&flapping, &partly, &steady];
-        targets.iter().all(|target| taken(target) == owed)
+    let mut owed = post(&relay, 40).await;
+    let have = async |owed: &BTreeSet<Vec<u8>>| {
+        eventually("G18: all have everything", async || {
+            let targets = [&flapping, &partly, &steady];
+            targets.iter().all(|target| taken(target) == *owed)
+        })
+        .await;
+    };
+    have(&owed).await;
+    eventually("G18: the slow one is too late", async || {
+        attempts(&relay, "slow", "timeout").await > 0.5
     })
     .await;
+    let mut watch = Watch::begin(&relay);
+    for _ in 0..3 {
+        owed.insert(watch.goes_on(&relay, "G18").await);
+        have(&owed).await;
+    }
     assert_eq!(steady.count(), owed.len(), "G18: it never failed");
     assert_eq!(partly.count(), owed.len(), "G18: each once");
     let failed = attempts(&relay, "partly", "connect").await;
     assert!(failed < 0.5, "G18: the live address is found: {failed}");
-    relay.told_nobody([0; 2]).await;
 }
