@@ -40,7 +40,6 @@ impl Watch {
     }
 
     /// A good notification on a new connection gets 200, and all is as it was. Gives back what was posted.
-    #[expect(dead_code, reason = "the next commit's")]
     pub async fn goes_on(&mut self, relay: &Relay, after: &str) -> Vec<u8> {
         let body = fresh();
         let answer = relay.sender().post(body.clone()).await;

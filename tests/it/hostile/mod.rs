@@ -6,8 +6,10 @@
 //! output has a canary; after each group of rows, the target has what was answered 200 and no more.
 
 mod catalogue;
+mod changes;
 mod clients;
 pub mod clocks;
+mod config;
 mod frames;
 mod hoard;
 mod http1;
@@ -18,6 +20,7 @@ mod scarcity;
 mod siege;
 mod signature;
 mod tls;
+mod trial;
 
 use std::collections::BTreeSet;
 
