@@ -17,8 +17,10 @@ mod http2;
 mod json;
 mod names;
 mod scarcity;
+mod schemas;
 mod siege;
 mod signature;
+mod swaps;
 mod tls;
 mod trial;
 

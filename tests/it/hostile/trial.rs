@@ -131,7 +131,11 @@ impl Trial {
         .await;
         let requests = target.requests();
         let taken: BTreeSet<_> = requests.iter().map(|r| r.body.to_vec()).collect();
-        assert_eq!((taken.len(), taken), (requests.len(), self.owed));
+        assert_eq!(
+            (taken.len(), requests.len()),
+            (self.owed.len(), taken.len())
+        );
+        assert!(taken == self.owed, "others than those that were posted");
         self.relay
     }
 
