@@ -9,7 +9,8 @@
 
 use std::fmt;
 
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
 /// Values in one body, by their commas; a list or a map, and a map's field, costs more than what is in it and
@@ -99,7 +100,7 @@ impl Schema {
             .offline()
             .with_pattern_options(PatternOptions::regex())
             .build(&schema)
-            .map_err(|error| CompileError(format!("the schema does not compile: {error}")))?;
+            .map_err(|error| does_not_compile(&error))?;
         Ok(Self {
             validator,
             unknown_status,
@@ -153,6 +154,18 @@ impl Schema {
                 .as_str()
                 .is_some_and(|status| KNOWN_STATUSES.contains(&status))
     }
+}
+
+/// Names a reference that leads nowhere, and quotes nothing else.
+fn does_not_compile(error: &ValidationError<'_>) -> CompileError {
+    let why = match error.kind() {
+        ValidationErrorKind::Format { format } if format == "regex" => {
+            "no pattern of the kind that always ends: without look-around and back-references, and not too large".into()
+        }
+        _ => error.masked().to_string(),
+    };
+    let at = error.instance_path();
+    CompileError(format!("the schema does not compile: {at}: {why}"))
 }
 
 fn value(body: &[u8]) -> Result<Value, String> {
@@ -347,17 +360,16 @@ mod tests {
         let refused = [
             json!({"$ref": "https://example.com/schema.json"}),
             json!({"$ref": "file:///etc/passwd"}),
-            json!({"pattern": "(?=look)ahead"}),
-            json!({"pattern": "(a)\\1"}),
-            json!({"type": "no such type"}),
+            json!({"pattern": "(?=hunter2)ahead"}),
+            json!({"properties": {"a": {"pattern": "(hunter2)\\1"}}}),
+            json!({"type": "hunter2"}),
             json!(7),
         ];
         for schema in refused {
             let text = schema.to_string();
-            assert!(
-                Schema::compile(text.as_bytes(), UnknownStatus::Accept).is_err(),
-                "{text}"
-            );
+            let error = Schema::compile(text.as_bytes(), UnknownStatus::Accept);
+            let error = error.expect_err(&text).to_string();
+            assert!(!error.contains("hunter2"), "{text}: {error}");
         }
     }
 

@@ -32,19 +32,7 @@ fn env(name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-const INBOX: &str = r#"
-    syntax = "proto3";
-    package clinic.inbox.v1;
-    service Inbox {
-        rpc Put(Entry) returns (Entry);
-        rpc Watch(Entry) returns (stream Entry);
-        rpc Narrow(Number) returns (Entry);
-        rpc Blind(Other) returns (Entry);
-    }
-    message Other { string state = 1; }
-    message Entry { string status = 1; }
-    message Number { int32 status = 1; }
-"#;
+const INBOX: &str = include_str!("../../tests/config/inbox.proto");
 
 /// The files that the examples name.
 struct Disk(BTreeMap<&'static str, Vec<u8>>);

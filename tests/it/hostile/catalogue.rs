@@ -215,45 +215,52 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     (
         "C01",
         &[
-            "what_is_no_config_file_is_refused_in_a_clear_sentence",
-            "a_device_that_never_ends_is_refused_too",
             "what_cannot_be_a_config_never_replaces_one",
+            "what_is_no_file_that_can_be_read_replaces_no_config",
+            "every_invalid_example_is_refused_by_a_relay_that_runs_and_by_one_that_starts",
         ],
     ),
     (
         "C02",
-        &["invalid_examples_have_exactly_the_problems_they_announce"],
+        &["every_invalid_example_is_refused_by_a_relay_that_runs_and_by_one_that_starts"],
     ),
     (
         "C03",
         &[
-            "aliases_count_in_full",
-            "nesting_has_a_limit_also_through_aliases",
+            "what_cannot_be_a_config_never_replaces_one",
+            "every_invalid_example_is_refused_by_a_relay_that_runs_and_by_one_that_starts",
         ],
     ),
     (
         "C05",
-        &["invalid_examples_have_exactly_the_problems_they_announce"],
+        &[
+            "every_invalid_example_is_refused_by_a_relay_that_runs_and_by_one_that_starts",
+            "a_change_out_of_bounds_is_refused_and_a_doubtful_one_taken_and_told",
+        ],
     ),
     (
         "C06",
-        &["invalid_examples_have_exactly_the_problems_they_announce"],
+        &[
+            "every_invalid_example_is_refused_by_a_relay_that_runs_and_by_one_that_starts",
+            "a_change_out_of_bounds_is_refused_and_a_doubtful_one_taken_and_told",
+        ],
     ),
     (
         "C07",
         &[
-            "invalid_examples_have_exactly_the_problems_they_announce",
-            "link_local_and_metadata_are_forbidden_in_every_form",
+            "every_invalid_example_is_refused_by_a_relay_that_runs_and_by_one_that_starts",
+            "a_change_out_of_bounds_is_refused_and_a_doubtful_one_taken_and_told",
+            "where_a_name_leads_is_looked_at_for_each_connection",
         ],
     ),
     ("C09", &["each_part_that_is_wrong_is_named"]),
     (
         "C10",
-        &["a_change_that_needs_a_restart_is_refused_as_a_whole_and_named"],
+        &["a_change_out_of_bounds_is_refused_and_a_doubtful_one_taken_and_told"],
     ),
     (
         "C11",
-        &["a_removed_target_holds_its_deliveries_until_it_comes_back"],
+        &["a_target_that_goes_changes_its_name_or_its_patience_loses_nothing_that_waits"],
     ),
     // Targets
     (

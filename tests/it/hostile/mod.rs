@@ -7,8 +7,10 @@
 
 mod answers;
 mod catalogue;
+mod changes;
 mod clients;
 pub mod clocks;
+mod config;
 mod foe;
 mod frames;
 mod front;
@@ -19,11 +21,14 @@ mod json;
 mod names;
 mod reach;
 mod scarcity;
+mod schemas;
 mod siege;
 mod signature;
 mod stalling;
+mod swaps;
 mod target_tls;
 mod tls;
+mod trial;
 
 use std::collections::BTreeSet;
 

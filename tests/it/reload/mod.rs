@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Relay, SECRET, Sender, Setup, Target, eventually, sign_by};
+use crate::harness::{Relay, SECRET, Sender, Setup, Target, Watch, eventually, sign_by};
 
 mod refused;
 
@@ -451,7 +451,11 @@ async fn reloads_under_load_fail_no_request_and_mix_no_versions() {
         })
         .collect();
 
+    let mut watch = Watch::begin(&relay);
     for n in 1..=RELOADS {
+        if n == RELOADS / 10 {
+            watch = Watch::begin(&relay);
+        }
         let before = posted.load(Ordering::Relaxed);
         match n % 4 {
             0 => install(n / 4),
@@ -474,6 +478,8 @@ async fn reloads_under_load_fail_no_request_and_mix_no_versions() {
     }
     // A look that met a half-written pair was refused, and healed: both are within the promise.
     assert_whole_versions(&targets, posted.load(Ordering::Relaxed)).await;
+    // The sender of the closing look trusts `tls.crt` as it is now.
+    watch.goes_on(&relay, "J14: reloads under load").await;
 }
 
 /// Even versions go to the first two targets, odd ones to the others; their settings differ, too.

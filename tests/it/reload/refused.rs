@@ -1,7 +1,6 @@
 //! Versions that are refused: the last good one stays, and one line says what is wrong.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
 use super::{IS_REFUSED, REFUSED, SUCCESSFUL, counted, lines, post, to};
 use crate::harness::{Setup, Target, eventually};
@@ -35,60 +34,6 @@ async fn a_wrong_config_changes_nothing_says_so_once_and_heals() {
     counted(&relay, SUCCESSFUL, 1).await;
     post(&sender, 1).await;
     eventually("the new route is in use", async || audit.count() == 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_a_config_never_replaces_one() {
-    let (ehr, audit) = (Target::accepting().await, Target::accepting().await);
-    let good = to("ehr", &ehr, &audit);
-    let setup = Setup::new(&good);
-    let relay = setup.start();
-    let config = setup.config();
-    let text = Setup::text(&good);
-    let bad: [(&str, Vec<u8>); 6] = [
-        ("empty", Vec::new()),
-        ("half-written", text.as_bytes()[..text.len() / 2].to_vec()),
-        ("not UTF-8", vec![0xff; 100]),
-        ("too large", vec![b'#'; 3 << 20]),
-        ("a key twice", format!("{text}\ndrain: {{}}\n").into_bytes()),
-        (
-            "an alias bomb",
-            format!("{}{text}", alias_bomb()).into_bytes(),
-        ),
-    ];
-    let mut refused = 0;
-    for (what, bytes) in bad {
-        fs::write(&config, bytes).expect("writable");
-        refused += 1;
-        counted(&relay, REFUSED, refused).await;
-        eventually(what, async || lines(&relay, IS_REFUSED).len() >= refused).await;
-        assert_eq!(lines(&relay, IS_REFUSED).len(), refused, "{what}");
-    }
-    let huge = fs::File::create(&config).expect("writable");
-    huge.set_len(100 << 20).expect("a hole of 100 MiB");
-    counted(&relay, REFUSED, refused + 1).await;
-    let resident = relay.metric("process_resident_memory_bytes").await;
-    assert!(resident < 100e6, "it was read: {resident} bytes");
-    fs::remove_file(&config).expect("removed");
-    fs::create_dir(&config).expect("a folder");
-    counted(&relay, REFUSED, refused + 2).await;
-    fs::remove_dir(&config).expect("removed");
-    symlink("config.yaml", &config).expect("a link to itself");
-    counted(&relay, REFUSED, refused + 3).await;
-    fs::remove_file(&config).expect("removed");
-    setup.write_config(&good);
-    counted(&relay, SUCCESSFUL, 1).await;
-    post(&relay.sender(), 0).await;
-}
-
-/// Ten levels of ten aliases: 10^10 nodes, if each were looked at.
-fn alias_bomb() -> String {
-    let level = |level: usize| {
-        let aliases = vec![format!("*x{}", level - 1); 10].join(", ");
-        format!("x{level}: &x{level} [{aliases}]\n")
-    };
-    let levels: Vec<_> = (1..=10).map(level).collect();
-    format!("x0: &x0 [a]\n{}", levels.concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
