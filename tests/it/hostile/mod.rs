@@ -12,6 +12,8 @@ pub mod clocks;
 mod foe;
 mod frames;
 mod front;
+mod grpc_answers;
+mod grpc_server;
 mod hoard;
 mod http1;
 mod http2;
