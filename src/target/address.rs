@@ -162,9 +162,12 @@ pub mod tests {
             Allowed::new(vec!["::/0".parse().unwrap(), "0.0.0.0/0".parse().unwrap()]);
         for forbidden in FORBIDDEN {
             let address = forbidden.parse().unwrap();
-            assert!(is_forbidden(address), "{forbidden}");
-            assert!(!Allowed::default().permits(address), "{forbidden}");
-            assert!(!all.permits(address), "{forbidden}: a list opens nothing");
+            assert!(is_forbidden(address), "G02: {forbidden}");
+            assert!(!Allowed::default().permits(address), "G02: {forbidden}");
+            assert!(
+                !all.permits(address),
+                "G02: {forbidden}: a list opens nothing"
+            );
         }
     }
 

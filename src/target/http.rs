@@ -7,7 +7,8 @@
 //!   [`ANSWER_BYTES_MAX`] of its body are read, for at most [`ANSWER_TIME_MAX`], and thrown away, so
 //!   that the connection can serve again. A body that is longer, slower or breaks off costs its
 //!   connection, not the outcome.
-//! * One immediate second try if a connection that has served before dies before it answers.
+//! * One immediate second try if a connection that has served before dies before it answers, or if the target
+//!   refuses the request unseen (HTTP/2).
 //! * Any answer of any peer becomes an [`Outcome`]; memory held for it is bounded.
 
 use std::error::Error;
@@ -228,13 +229,14 @@ impl fmt::Debug for Http {
     }
 }
 
-/// Posts, and once more if the connection had served before and died before it answered.
+/// Posts, and once more if the connection had served before and died before it answered, or if the request
+/// was refused unseen.
 pub(super) async fn send(
     pool: &Pool,
     request: impl Fn() -> Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, legacy::Error> {
     let result = match pool.request(request()).await {
-        Err(error) if died_idle(&error) => pool.request(request()).await,
+        Err(error) if died_idle(&error) || is_unseen(&error) => pool.request(request()).await,
         other => other,
     };
     result.inspect(|answer| Served::note(answer.extensions()))
@@ -345,6 +347,12 @@ async fn drain(mut body: Incoming) {
 fn died_idle(error: &legacy::Error) -> bool {
     let reset = cause::<h2::Error>(error).is_some_and(h2::Error::is_reset);
     !reset && reason_of(error) == Reason::Broken && error.connect_info().is_some_and(Served::before)
+}
+
+/// `REFUSED_STREAM`: the peer has not begun with it (RFC 9113, 8.7).
+fn is_unseen(error: &legacy::Error) -> bool {
+    let reset = cause::<h2::Error>(error).filter(|error| error.is_reset() && error.is_remote());
+    reset.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
 }
 
 pub(super) fn reason_of(error: &legacy::Error) -> Reason {

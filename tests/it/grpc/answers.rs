@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Server, attempts, delivered, post, target};
-use crate::harness::{Relay, Setup, eventually};
+use crate::harness::{Relay, Setup, Watch, eventually};
 
 /// Each code, the outcome of an attempt that it ends, and whether there is another.
 const CODES: [(&str, bool); 17] = [
@@ -31,7 +31,12 @@ async fn each_code_of_a_real_server_is_retried_settled_or_given_up_on() {
     let server = Server::answers(&["127.0.0.1:0"]);
     let setup = Setup::new(&server.target());
     let relay = setup.start_at("trace");
-    let mut expected = BTreeMap::new();
+    // Twice: it has failed, and delivered.
+    post(&relay, "s", r#"{"code": 14}"#).await;
+    let mut expected = BTreeMap::from([("throttled".to_owned(), 1), ("delivered".to_owned(), 1)]);
+    let lines = [server.line(), server.line()];
+    assert_eq!(lines, ["s attempt=1", "s attempt=2"]);
+    let mut watch = Watch::begin(&relay);
     // With the head, after a message of five bytes, and after one of 10 MiB.
     for form in ["", r#", "bytes": 5"#, r#", "bytes": 10485760"#] {
         for (code, (outcome, again)) in CODES.into_iter().enumerate() {
@@ -40,7 +45,8 @@ async fn each_code_of_a_real_server_is_retried_settled_or_given_up_on() {
             if again {
                 *expected.entry("delivered".to_owned()).or_insert(0) += 1;
             }
-            eventually(&format!("{code}{form}: {expected:?}"), async || {
+            let what = format!("G15: {code}{form}");
+            eventually(&format!("{what}: {expected:?}"), async || {
                 outcomes(&relay).await == expected
             })
             .await;
@@ -48,6 +54,13 @@ async fn each_code_of_a_real_server_is_retried_settled_or_given_up_on() {
             if again {
                 assert_eq!(server.line(), "s attempt=2");
             }
+            watch.goes_on(&relay, &what).await;
+            let good = server.line();
+            assert!(
+                good.starts_with("canary-") && good.ends_with(" attempt=1"),
+                "{what}: {good}"
+            );
+            *expected.entry("delivered".to_owned()).or_insert(0) += 1;
         }
     }
     let refused = CODES
@@ -58,7 +71,6 @@ async fn each_code_of_a_real_server_is_retried_settled_or_given_up_on() {
         .metric("suki_relay_dead_letters{target=\"audit\"}")
         .await;
     assert!((dead - 3.0 * refused as f64).abs() < 0.1, "{dead}");
-    relay.told_nobody([0; 2]).await;
 }
 
 /// Of all attempts so far.

@@ -313,10 +313,10 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     (
         "G15",
         &[
-            "each_of_the_codes_means_what_the_contract_says_in_trailers_and_without",
-            "what_a_target_asks_us_to_wait_is_a_floor",
-            "a_server_that_breaks_off_is_asked_again",
-            "a_long_answer_is_read_past_and_its_status_counts",
+            "each_code_of_a_real_server_is_retried_settled_or_given_up_on",
+            "whatever_a_server_does_to_a_call_it_is_called_again_unless_it_has_it",
+            "a_call_that_was_refused_unseen_is_made_once_more_at_once",
+            "what_pushback_asks_for_is_when_the_next_call_is_due",
         ],
     ),
     (

@@ -14,6 +14,8 @@ mod config;
 mod foe;
 mod frames;
 mod front;
+mod grpc_answers;
+mod grpc_server;
 mod hoard;
 mod http1;
 mod http2;
