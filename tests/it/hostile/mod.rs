@@ -6,6 +6,7 @@
 //! output has a canary; after each group of rows, the target has what was answered 200 and no more.
 
 mod catalogue;
+mod certificates;
 mod changes;
 mod clients;
 pub mod clocks;
