@@ -90,7 +90,7 @@
 //! 4  routing                       sources, routes, targets: one immutable value
 //! 3  spool  target                 what is kept · how one attempt is made
 //! 2  notification  trace           a verified request that may be kept · what is told of its way
-//! 1  verify  schema  retry         pure: signature, shape, waits
+//! 1  verify  schema  retry  pem    pure: signature, shape, waits, keys of files
 //! 0  clock  name  secret           know nobody
 //! ```
 //!
@@ -102,6 +102,7 @@ pub mod clock;
 pub mod name;
 pub mod secret;
 
+pub mod pem;
 pub mod retry;
 pub mod schema;
 pub mod verify;

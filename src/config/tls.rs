@@ -1,16 +1,18 @@
 //! PEM files of the config: read, parsed and held against each other before anything uses them.
 
+use std::sync::Arc;
+
 use rustls::RootCertStore;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::SigningKey;
 
 use super::block::Block;
 use super::reader::{At, Read};
 use super::references;
 use crate::clock::Timestamp;
 use crate::ingress::tls::{Identity, Options, Part, Version, self_signed, server_config};
+use crate::pem::{self, KeyError};
 use crate::secret::Secret;
 
 /// A certificate chain and its private key, which fit each other.
@@ -65,6 +67,12 @@ pub(super) fn read(at: &At<'_>) -> Read<(Identity, Settings)> {
         };
         block.problem(key, error.to_string())
     })?;
+    if let Some(number) = identity.misplaced {
+        at.warning(format!(
+            "certificate {number} of the chain did not issue the one before it, and not every sender looks for the one \
+             that did; put the issuer of each right behind it"
+        ));
+    }
     if identity.not_after < Timestamp::now() {
         at.warning("the certificate has expired; it is served all the same, but replace it");
     }
@@ -105,7 +113,7 @@ pub(super) fn pair(block: &Block<'_>) -> Read<Option<Pair>> {
     let key = key(&private_key);
     let (chain_pem, chain) = certificates?;
     let (key_pem, key) = key?;
-    match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
+    match pem::identity(chain, key) {
         Ok(_) => Ok(Some(Pair {
             certificate: chain_pem,
             private_key: key_pem,
@@ -116,9 +124,7 @@ pub(super) fn pair(block: &Block<'_>) -> Read<Option<Pair>> {
         Err(rustls::Error::InvalidCertificate(error)) => {
             certificate.problem(format!("the first certificate does not parse: {error}"))
         }
-        Err(error) => private_key.problem(format!(
-            "not a key that TLS can use: {error}; use ECDSA, Ed25519 or RSA"
-        )),
+        Err(error) => certificate.problem(format!("TLS cannot show it: {error}")),
     }
 }
 
@@ -180,7 +186,7 @@ type Certificates = (Vec<u8>, Vec<CertificateDer<'static>>);
 
 fn certificates(at: &At<'_>) -> Read<Certificates> {
     let (path, bytes) = references::file(at)?;
-    let parsed: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match parsed {
         Ok(certificates) if certificates.is_empty() => at.problem(format!(
             "{} holds no certificate in PEM; it would begin with `-----BEGIN CERTIFICATE-----`",
@@ -194,14 +200,15 @@ fn certificates(at: &At<'_>) -> Read<Certificates> {
     }
 }
 
-fn key(at: &At<'_>) -> Read<(Secret, PrivateKeyDer<'static>)> {
+fn key(at: &At<'_>) -> Read<(Secret, Arc<dyn SigningKey>)> {
     let (path, bytes) = references::file(at)?;
-    let parsed = PrivateKeyDer::from_pem_slice(&bytes);
-    match (parsed, Secret::from_text(bytes)) {
+    let pem = Secret::from_text(bytes);
+    let key = pem.as_ref().map_or(Err(KeyError::None), pem::private_key);
+    match (key, pem) {
         (Ok(key), Some(pem)) => Ok((pem, key)),
-        _ => at.problem(format!(
-            "{} holds no private key in PEM, or an encrypted one; it would begin with `-----BEGIN PRIVATE KEY-----`",
-            path.display()
-        )),
+        (key, _) => {
+            let error = key.err().unwrap_or(KeyError::None);
+            at.problem(format!("{}: {error}", path.display()))
+        }
     }
 }

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
@@ -17,6 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::clock::Timestamp;
+use crate::pem::{self, KeyError};
 use crate::secret::Secret;
 
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
@@ -46,6 +47,8 @@ pub struct Identity {
     pub config: Arc<ServerConfig>,
     /// When the first certificate of the chain expires.
     pub not_after: Timestamp,
+    /// Which certificate of the chain, counted from 1, is the first that did not issue the one before it.
+    pub misplaced: Option<usize>,
 }
 
 /// A throw-away certificate that is its own authority, both in PEM.
@@ -74,18 +77,8 @@ pub enum Error {
         "not a readable PEM chain of X.509 certificates; export it again from where it was issued"
     )]
     BadCertificate,
-    #[error(
-        "no private key in it; put the PEM key of the certificate here (`-----BEGIN PRIVATE KEY-----`)"
-    )]
-    NoKey,
-    #[error(
-        "the private key is encrypted, and nobody is there to type its passphrase; decrypt it with `openssl pkey -in KEY -out PLAIN`, and guard the file by its mode"
-    )]
-    EncryptedKey,
-    #[error(
-        "not a private key that we can use; RSA of at least 2048 bits, ECDSA P-256, P-384 or P-521, and Ed25519 are"
-    )]
-    BadKey,
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(
         "the private key is not that of the certificate; both must come from the same issuance, and the server's own certificate must be the first of the chain"
     )]
@@ -111,7 +104,7 @@ impl Error {
             Self::NoCertificate | Self::BadCertificate | Self::BadName | Self::Refused => {
                 Part::Certificate
             }
-            Self::NoKey | Self::EncryptedKey | Self::BadKey | Self::Mismatch => Part::PrivateKey,
+            Self::Key(_) | Self::Mismatch => Part::PrivateKey,
             Self::NoClientCa | Self::BadClientCa => Part::ClientCa,
         }
     }
@@ -129,11 +122,8 @@ pub fn server_config(options: &Options) -> Result<Identity, Error> {
         Error::BadCertificate,
     )?;
     let not_after = expiry(&chain)?;
-    let key = private_key(options.private_key.expose())?;
-    provider
-        .key_provider
-        .load_private_key(key.clone_key())
-        .map_err(|_| Error::BadKey)?;
+    let misplaced = misplaced(&chain)?;
+    let key = pem::private_key(&options.private_key)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions(options.version_min))
         .map_err(|_| Error::Refused)?;
@@ -141,18 +131,18 @@ pub fn server_config(options: &Options) -> Result<Identity, Error> {
         None => builder.with_no_client_auth(),
         Some(bundle) => builder.with_client_cert_verifier(clients(bundle, provider)?),
     };
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Error::Mismatch,
-            rustls::Error::InvalidCertificate(_) => Error::BadCertificate,
-            _ => Error::Refused,
-        })?;
+    let identity = pem::identity(chain, key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Error::Mismatch,
+        rustls::Error::InvalidCertificate(_) => Error::BadCertificate,
+        _ => Error::Refused,
+    })?;
+    let mut config = builder.with_cert_resolver(identity);
     config.alpn_protocols = vec![ALPN_HTTP2.into(), ALPN_HTTP1.into()];
     config.max_early_data_size = 0;
     Ok(Identity {
         config: Arc::new(config),
         not_after,
+        misplaced,
     })
 }
 
@@ -165,7 +155,7 @@ pub fn self_signed(names: &[String]) -> Result<SelfSigned, Error> {
     let key = made.signing_key.serialize_pem().into_bytes();
     Ok(SelfSigned {
         certificate: made.cert.pem(),
-        private_key: Secret::from_text(key).ok_or(Error::NoKey)?,
+        private_key: Secret::from_text(key).ok_or(KeyError::None)?,
     })
 }
 
@@ -181,25 +171,24 @@ fn certificates(
     }
 }
 
-fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
-    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
-        _ if is_encrypted(text) => Error::EncryptedKey,
-        pem::Error::NoItemsFound => Error::NoKey,
-        _ => Error::BadKey,
-    })
-}
-
-/// PKCS #8 says so in its label, the older forms in a field of their own (RFC 1421).
-fn is_encrypted(text: &[u8]) -> bool {
-    let has = |mark: &[u8]| text.windows(mark.len()).any(|window| window == mark);
-    has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
-}
-
 fn expiry(chain: &[CertificateDer<'_>]) -> Result<Timestamp, Error> {
-    let first = chain.first().ok_or(Error::NoCertificate)?;
-    let (_, certificate) = X509Certificate::from_der(first).map_err(|_| Error::BadCertificate)?;
-    let seconds = certificate.validity().not_after.timestamp();
+    let first = parsed(chain.first().ok_or(Error::NoCertificate)?)?;
+    let seconds = first.validity().not_after.timestamp();
     Ok(Timestamp::from_millis(seconds.saturating_mul(1000)))
+}
+
+/// Each is there to be followed by its issuer (RFC 5246, 7.4.2); since TLS 1.3, senders should find it elsewhere, too.
+fn misplaced(chain: &[CertificateDer<'_>]) -> Result<Option<usize>, Error> {
+    let chain: Vec<_> = chain.iter().map(parsed).collect::<Result<_, _>>()?;
+    let issued =
+        |two: &[X509Certificate<'_>]| two[0].issuer().as_raw() == two[1].subject().as_raw();
+    let first = chain.windows(2).position(|two| !issued(two));
+    Ok(first.map(|at| at + 2))
+}
+
+fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.map(|(_, it)| it).map_err(|_| Error::BadCertificate)
 }
 
 fn clients(
@@ -287,24 +276,28 @@ mod tests {
                 Error::BadCertificate,
                 Part::Certificate,
             ),
-            (with_key("nothing"), Error::NoKey, Part::PrivateKey),
+            (
+                with_key("nothing"),
+                Error::Key(KeyError::None),
+                Part::PrivateKey,
+            ),
             (
                 with_key(
                     "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
                 ),
-                Error::EncryptedKey,
+                Error::Key(KeyError::Encrypted),
                 Part::PrivateKey,
             ),
             (
                 with_key(
                     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
                 ),
-                Error::EncryptedKey,
+                Error::Key(KeyError::Encrypted),
                 Part::PrivateKey,
             ),
             (
                 with_key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
-                Error::BadKey,
+                Error::Key(KeyError::Unusable),
                 Part::PrivateKey,
             ),
             (of_another, Error::Mismatch, Part::PrivateKey),

@@ -23,7 +23,7 @@ use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
 use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use tower_service::Service;
@@ -33,6 +33,7 @@ use super::connection::Connection;
 use super::http::{BuildError, Options, Tls};
 use super::lookup::Resolver;
 use super::{Policy, Reason};
+use crate::pem;
 
 /// An answer's headers may take this much.
 pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
@@ -261,11 +262,9 @@ pub fn client_config(tls: &Tls, secure: bool) -> Result<ClientConfig, BuildError
         return Ok(config.with_no_client_auth());
     };
     let chain = certificates(chain).map_err(BuildError::Certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(key.expose())
-        .map_err(|error| BuildError::PrivateKey(error.to_string()))?;
-    config
-        .with_client_auth_cert(chain, key)
-        .map_err(BuildError::Tls)
+    let key = pem::private_key(key).map_err(|error| BuildError::PrivateKey(error.to_string()))?;
+    let identity = pem::identity(chain, key).map_err(BuildError::Tls)?;
+    Ok(config.with_client_cert_resolver(identity))
 }
 
 fn given_roots(pem: &[u8]) -> Result<RootCertStore, BuildError> {

@@ -7,7 +7,7 @@ use std::process::Command;
 /// Rooms by floor, from the ground up; a room may import those below its own floor.
 const FLOORS: [&[&str]; 10] = [
     &["clock", "name", "secret"],
-    &["retry", "schema", "verify"],
+    &["pem", "retry", "schema", "verify"],
     &["notification", "trace"],
     &["spool", "target"],
     &["routing"],

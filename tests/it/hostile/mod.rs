@@ -7,6 +7,7 @@
 
 mod answers;
 mod catalogue;
+mod certificates;
 mod changes;
 mod clients;
 pub mod clocks;
