@@ -11,7 +11,7 @@ mod target;
 mod watch;
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 pub use authority::Authority;
@@ -43,6 +43,13 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address")
+}
+
+/// As any user is: without the rights by which root passes what is denied to others.
+pub fn as_anybody(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-all", program]);
+    command
 }
 
 /// A process that is killed when dropped.

@@ -2,22 +2,15 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::harness::{Killed, Setup, eventually};
+use crate::harness::{Killed, Setup, as_anybody, eventually};
 
 const REST: &str = "
 targets: [{ name: ehr, http: { url: 'http://127.0.0.1:9/' } }]
 routes: [{ name: all, to: [ehr] }]
 ";
 const SIGABRT: i32 = 6;
-
-/// As any user is: without the rights by which root looks into all processes.
-fn as_anybody(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set", "-all", program]);
-    command
-}
 
 /// Whether another process of the same user may look into it.
 fn is_open(pid: u32) -> bool {
