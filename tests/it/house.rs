@@ -113,8 +113,11 @@ fn no_second_cryptography_is_in_the_house() {
 
 #[test]
 fn no_code_of_ours_may_be_unsafe() {
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("readable");
-    assert!(manifest.contains("[lints.rust]\nunsafe_code = \"forbid\"\n"));
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(manifest)).expect("readable");
+        let forbids = text.contains("[lints.rust]\nunsafe_code = \"forbid\"\n");
+        assert!(forbids, "{manifest}");
+    }
 }
 
 /// The text of every Rust file of the program and its tests.

@@ -1,9 +1,9 @@
-//! Syncs of the real binary that fail or linger: no 200 rests on one that did not work.
+//! Syncs of the real binary that fail or linger: no 200 rests on one that did not work (Q01, Q03).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Faults, Relay, Setup, Target, eventually};
+use crate::harness::{CANARY, Faults, Relay, Setup, Target, Watch, assert_untold, eventually};
 
 const PENDING: &str = "suki_relay_deliveries_pending{target=\"ehr\"}";
 
@@ -22,12 +22,12 @@ routes: [{{ name: all, to: [ehr] }}]
 
 fn body(n: usize) -> String {
     let filling = "x".repeat(20_000);
-    format!(r#"{{"status":"success","session_id":"{n}","note":"{filling}"}}"#)
+    format!(r#"{{"status":"success","session_id":"{n}","note":"{CANARY} {filling}"}}"#)
 }
 
 /// One that has accepted, delivered and settled the first body, and is idle.
 async fn idle(setup: &Setup) -> Relay {
-    let relay = setup.start();
+    let relay = setup.start_at("trace");
     let answer = relay.sender().post(body(0)).await.expect("an answer");
     assert_eq!(answer.status, 200);
     eventually("it is settled", async || {
@@ -39,34 +39,46 @@ async fn idle(setup: &Setup) -> Relay {
     relay
 }
 
-async fn all_arrive(setup: &Setup, target: &Target, acknowledged: &[String]) {
-    let relay = setup.start();
-    eventually("what was acknowledged is delivered", async || {
+/// At the next relay, after one that has told nobody anything.
+async fn all_arrive(ended: &Relay, setup: &Setup, target: &Target, owed: &[String], row: &str) {
+    assert_untold(ended.written().concat());
+    let relay = setup.start_at("trace");
+    eventually(row, async || {
         let requests = target.requests().into_iter();
         let delivered: HashSet<Vec<u8>> = requests.map(|request| request.body.into()).collect();
-        let mut acknowledged = acknowledged.iter();
-        acknowledged.all(|body| delivered.contains(body.as_bytes()))
+        let mut owed = owed.iter();
+        owed.all(|body| delivered.contains(body.as_bytes()))
     })
     .await;
-    let answer = relay.sender().post(body(99_999)).await.expect("an answer");
-    assert_eq!(answer.status, 200);
+    relay.is_well(row).await;
 }
+
+/// How the sync of a commit fails, once: after it, it would work, and prove nothing.
+const ONCE: [(&str, &str); 3] = [
+    ("Q03: EIO on fdatasync", "EIO"),
+    ("Q01: ENOSPC on fdatasync", "ENOSPC"),
+    ("Q01: EDQUOT on fdatasync", "EDQUOT"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_fails_once_is_no_200_and_ends_the_relay_with_74() {
-    let target = Target::accepting().await;
-    let setup = setup(&target);
-    let mut relay = idle(&setup).await;
-    let log = setup.path().join("spool/spool.db-wal");
-    let _fault = Faults::of_syncs(&relay, &log, "error=EIO:when=1").await;
-    let answer = relay.sender().post(body(1)).await;
-    assert!(answer.is_none_or(|answer| answer.status == 500));
-    assert_eq!(relay.ended().await.code(), Some(74));
-    all_arrive(&setup, &target, &[body(0)]).await;
+    for (row, error) in ONCE {
+        let target = Target::accepting().await;
+        let setup = setup(&target);
+        let mut relay = idle(&setup).await;
+        let log = setup.path().join("spool/spool.db-wal");
+        let fault = format!("error={error}:when=1");
+        let _fault = Faults::of_syncs(&relay, &log, &fault).await;
+        let answer = relay.sender().post(body(1)).await;
+        assert!(answer.is_none_or(|answer| answer.status == 500), "{row}");
+        assert_eq!(relay.ended().await.code(), Some(74), "{row}");
+        all_arrive(&relay, &setup, &target, &[body(0)], row).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_fails_while_draining_is_no_200_and_ends_the_relay_with_74() {
+    const ROW: &str = "Q03: EIO on fdatasync while draining";
     let target = Target::accepting().await;
     let setup = setup(&target);
     setup.reword("delay: 0s, deadline: 5s", "delay: 20s, deadline: 25s");
@@ -76,9 +88,9 @@ async fn a_sync_that_fails_while_draining_is_no_200_and_ends_the_relay_with_74()
     relay.signal("TERM");
     eventually("it drains", async || relay.admin("/readyz").await.0 == 503).await;
     let answer = relay.sender().post(body(1)).await;
-    assert!(answer.is_none_or(|answer| answer.status == 500));
-    assert_eq!(relay.ended().await.code(), Some(74));
-    all_arrive(&setup, &target, &[body(0)]).await;
+    assert!(answer.is_none_or(|answer| answer.status == 500), "{ROW}");
+    assert_eq!(relay.ended().await.code(), Some(74), "{ROW}");
+    all_arrive(&relay, &setup, &target, &[body(0)], ROW).await;
 }
 
 /// The database itself is synced by copies of the log alone.
@@ -99,9 +111,10 @@ async fn a_sync_that_fails_in_a_checkpoint_ends_the_relay_with_74_and_loses_noth
             None => break,
         }
     }
-    assert_eq!(relay.ended().await.code(), Some(74));
+    assert_eq!(relay.ended().await.code(), Some(74), "Q03: a checkpoint");
     assert!(acknowledged.len() > 2, "{}", acknowledged.len());
-    all_arrive(&setup, &target, &acknowledged).await;
+    let row = "Q03: EIO in a checkpoint";
+    all_arrive(&relay, &setup, &target, &acknowledged, row).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,8 +125,11 @@ async fn no_answer_comes_before_a_slow_sync_has_ended() {
     let relay = idle(&setup).await;
     let log = setup.path().join("spool/spool.db-wal");
     let delay = format!("delay_enter={}", SLOW.as_micros());
-    let _fault = Faults::of_syncs(&relay, &log, &delay).await;
+    let mut watch = Watch::begin(&relay);
+    let fault = Faults::of_syncs(&relay, &log, &delay).await;
     let began = Instant::now();
     let answer = relay.sender().post(body(1)).await.expect("an answer");
     assert!(began.elapsed() >= SLOW, "{} at once", answer.status);
+    fault.end();
+    watch.goes_on(&relay, "a slow sync").await;
 }

@@ -116,7 +116,7 @@ impl Folder {
 
     /// To be asked once the log is there.
     pub fn witness(&self) -> Witness {
-        Witness::of([DATABASE, LOG].map(|file| self.path.join(file)))
+        Witness::of(self.path.join(DATABASE), self.path.join(LOG))
     }
 
     pub fn ballast(&self, limits: Limits) -> Result<Ballast, OpenError> {

@@ -161,8 +161,8 @@ impl<'c> Writer<'c> {
         match missing {
             Some(file) if self.in_place => tracing::error!(
                 file = %file.display(),
-                "moved or removed while the relay runs: new notifications are refused, what is owed is \
-                 delivered; bring the file back, or let deliveries end before the relay does"
+                "moved, removed or cut short while the relay runs: new notifications are refused, what is \
+                 owed is delivered; bring the file back, or let deliveries end before the relay does"
             ),
             None if !self.in_place => tracing::info!("the spool's files are back in their place"),
             _ => {}

@@ -3,14 +3,20 @@
 //! A file that was moved or removed beneath us can be read and written as before, and goes with the
 //! process. So nothing more is promised, and what is there is delivered as long as the process lives.
 //! Looked at once a second: what is answered 200 within that second is lost if the file stays away.
+//! A database that is shorter than it was has been cut by somebody, for nothing here makes it shorter: until the next
+//! start, which reads what is left, nothing more is promised either. Its log becomes shorter by itself.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) struct Witness {
     files: Vec<(PathBuf, Identity)>,
+    database: PathBuf,
+    /// As long as the database has been; without end once it was cut short.
+    longest: AtomicU64,
 }
 
 /// Device and inode.
@@ -19,15 +25,34 @@ struct Identity(u64, u64);
 
 impl Witness {
     /// Of those that are there.
-    pub fn of(files: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub fn of(database: PathBuf, log: PathBuf) -> Self {
         let known = |file: PathBuf| identity(&file).map(|identity| (file, identity));
+        let length = fs::metadata(&database).map_or(0, |found| found.len());
         Self {
-            files: files.into_iter().filter_map(known).collect(),
+            files: [database.clone(), log]
+                .into_iter()
+                .filter_map(known)
+                .collect(),
+            database,
+            longest: AtomicU64::new(length),
         }
     }
 
-    /// A file that is not in its place.
+    /// A file that is not in its place, or not whole.
     pub fn misses(&self) -> Option<&Path> {
+        self.misplaced().or_else(|| self.cut_short())
+    }
+
+    fn cut_short(&self) -> Option<&Path> {
+        let length = fs::metadata(&self.database).ok()?.len();
+        if length >= self.longest.fetch_max(length, Ordering::Relaxed) {
+            return None;
+        }
+        self.longest.store(u64::MAX, Ordering::Relaxed);
+        Some(&self.database)
+    }
+
+    fn misplaced(&self) -> Option<&Path> {
         let missing = |(file, before): &&(PathBuf, Identity)| match fs::metadata(file) {
             Ok(found) => Identity(found.dev(), found.ino()) != *before,
             // Any other error tells nothing of where the file is.

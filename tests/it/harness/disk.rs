@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::{Killed, Relay, eventually};
 
@@ -16,9 +17,21 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Mounts one at this folder, for whoever [`SmallDisk::enter`]s.
     pub fn at(folder: &Path, size: &str) -> Self {
-        let script = r#"mkdir -p "$0" && mount -t tmpfs -o size="$1" tmpfs "$0" && echo mounted && exec sleep infinity"#;
+        Self::mounted(folder, size, "true")
+    }
+
+    /// An overlay, as containers have it.
+    pub fn overlay_at(folder: &Path) -> Self {
+        const OVER: &str = r#"cd "$0" && mkdir lower upper work &&
+            mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work,userxattr overlay "$0""#;
+        Self::mounted(folder, "16m", OVER)
+    }
+
+    fn mounted(folder: &Path, size: &str, more: &str) -> Self {
+        const MOUNT: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size="$1" tmpfs "$0""#;
+        let script = format!("{MOUNT} && {more} && echo mounted && exec sleep infinity");
         let mut holder = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
             .arg(folder)
             .arg(size)
             .stdout(Stdio::piped())
@@ -114,16 +127,22 @@ impl Faults {
         Self::attach(relay, "pread64", &fault, &[file.to_owned()]).await
     }
 
-    async fn attach(relay: &Relay, calls: &str, fault: &str, files: &[PathBuf]) -> Self {
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
-        strace.arg(format!("trace={calls}")).arg("-e");
-        strace.arg(format!("inject={calls}:{fault}"));
-        for file in files {
-            strace.arg("-P").arg(file);
+    /// Calls of a process that is halted, and of all its threads to come: of this kind, and of one file.
+    pub fn at_start(pid: u32, call: &str, error: &str, file: &Path) -> Self {
+        let strace = Self::begin(pid, call, &format!("error={error}"), &[file.to_owned()]);
+        let status = format!("/proc/{pid}/status");
+        for _ in 0..3000 {
+            let told = fs::read_to_string(&status).unwrap_or_default();
+            if !told.contains("TracerPid:\t0") {
+                return Self { strace };
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
-        strace.args(["-p", &relay.pid().to_string()]);
-        let strace = Killed(strace.stderr(Stdio::null()).spawn().expect("strace runs"));
+        panic!("never traced: {pid}");
+    }
+
+    async fn attach(relay: &Relay, calls: &str, fault: &str, files: &[PathBuf]) -> Self {
+        let strace = Self::begin(relay.pid(), calls, fault, files);
         let tasks = format!("/proc/{}/task", relay.pid());
         eventually("every thread is traced", async || {
             fs::read_dir(&tasks).expect("readable").all(|task| {
@@ -134,6 +153,18 @@ impl Faults {
         })
         .await;
         Self { strace }
+    }
+
+    fn begin(pid: u32, calls: &str, fault: &str, files: &[PathBuf]) -> Killed {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
+        strace.arg(format!("trace={calls}")).arg("-e");
+        strace.arg(format!("inject={calls}:{fault}"));
+        for file in files {
+            strace.arg("-P").arg(file);
+        }
+        strace.args(["-p", &pid.to_string()]);
+        Killed(strace.stderr(Stdio::null()).spawn().expect("strace runs"))
     }
 
     /// Writes work again when this returns.

@@ -46,7 +46,7 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("an address")
 }
 
-/// As any user is: without the rights by which root looks into all processes and reads all files.
+/// As any user is: without the rights by which root looks into all processes and passes what is denied to others.
 pub fn as_anybody(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-all"]).arg(program);

@@ -96,9 +96,11 @@ impl Setup {
         Relay::spawn(command, self.path().join("tls.crt"))
     }
 
-    /// Starts one whose spool is on this disk, if that is mounted there.
+    /// Starts one whose spool is on this disk, if that is mounted there, and that logs all there is.
     pub fn start_on(&self, disk: &SmallDisk) -> Relay {
-        Relay::spawn(disk.enter(&self.command()), self.path().join("tls.crt"))
+        let mut command = disk.enter(&self.command());
+        command.args(["--log-level", "trace"]);
+        Relay::spawn(command, self.path().join("tls.crt"))
     }
 
     /// Starts one to which the system gives no inotify instance.

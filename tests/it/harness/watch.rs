@@ -67,6 +67,16 @@ impl Watch {
 }
 
 impl Relay {
+    /// The whole look at one that was started again, after what ended or harmed the one before: it does what it does the
+    /// first time, and then once more.
+    pub async fn is_well(&self, after: &str) {
+        let answer = self.sender().post(fresh()).await;
+        let status = answer.map(|answer| answer.status);
+        assert_eq!(status, Some(200), "the first after {after}");
+        self.told_nobody([0; 2]).await;
+        Watch::begin(self).goes_on(self, after).await;
+    }
+
     /// Resident memory, in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it lives");

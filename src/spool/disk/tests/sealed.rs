@@ -63,6 +63,22 @@ async fn again(spool: &Spool, body: &str) -> Result<Kept, AcceptError> {
     spool.accept(submission(body, &["ehr"])).await
 }
 
+/// For the ring.
+fn offer(spool: &Spool, body: &'static str) {
+    let request = UnverifiedRequest {
+        source: name("suki"),
+        received_at: NOW,
+        content_type: None,
+        signed: Signed {
+            generated_at: "1".into(),
+            signature: "2".into(),
+            body: body.into(),
+        },
+    };
+    let peer = Ipv4Addr::LOCALHOST.into();
+    spool.unverified().offer(peer, request);
+}
+
 /// Bodies of what is due, all of it readable.
 async fn bodies(spool: &Spool) -> Vec<String> {
     let page = spool.due(&name("ehr"), NOW, 1000).await.expect("reads");
@@ -130,6 +146,9 @@ async fn a_wrong_or_missing_key_is_refused_and_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = open_in(&folder, &[A]);
     keep(&spool, "one").await;
+    offer(&spool, "forged");
+    let ring = spool.unverified().find(1).await.expect("reads");
+    assert!(ring.is_some(), "it is written");
     let killed = copy_of(folder.path());
     drop(spool);
     let stopped = folder;
@@ -137,10 +156,14 @@ async fn a_wrong_or_missing_key_is_refused_and_changes_nothing() {
         let kept = |path: &Path| {
             let mut files = files(path);
             // Beside it, a lock, a ballast and an empty log may be made.
-            files.retain(|name, bytes| name.starts_with("spool.db") && !bytes.is_empty());
+            let databases = ["spool.db", "unverified.db"];
+            files.retain(|name, bytes| {
+                databases.iter().any(|file| name.starts_with(file)) && !bytes.is_empty()
+            });
             files
         };
         let before = kept(folder.path());
+        assert!(before.contains_key("unverified.db"), "{:?}", before.keys());
         let wrong = KeyFault::Wrong("a".into());
         let missing = KeyFault::Missing("a".into());
         for (found, expected) in [
@@ -153,6 +176,8 @@ async fn a_wrong_or_missing_key_is_refused_and_changes_nothing() {
         }
         let spool = open_in(&folder, &[A]);
         assert_eq!(bodies(&spool).await, ["one"]);
+        let ring = spool.unverified().find(1).await.expect("reads");
+        assert_eq!(ring.expect("it is there").signed.body, "forged");
     }
 }
 
@@ -251,21 +276,6 @@ async fn what_was_sealed_and_is_changed_is_isolated() {
 #[tokio::test]
 async fn the_ring_drops_what_no_key_opens_any_more() {
     let folder = tempfile::tempdir().expect("a folder");
-    let offer = |spool: &Spool, body: &'static str| {
-        let request = UnverifiedRequest {
-            source: name("suki"),
-            received_at: NOW,
-            content_type: None,
-            signed: Signed {
-                generated_at: "1".into(),
-                signature: "2".into(),
-                body: body.into(),
-            },
-        };
-        spool
-            .unverified()
-            .offer(Ipv4Addr::LOCALHOST.into(), request);
-    };
     let spool = open_in(&folder, &[A]);
     offer(&spool, "by a");
     drop(spool);
