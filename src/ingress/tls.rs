@@ -16,7 +16,7 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVer
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, TlsClock};
 use crate::secret::Secret;
 
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
@@ -134,7 +134,7 @@ pub fn server_config(options: &Options) -> Result<Identity, Error> {
         .key_provider
         .load_private_key(key.clone_key())
         .map_err(|_| Error::BadKey)?;
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(TlsClock))
         .with_protocol_versions(versions(options.version_min))
         .map_err(|_| Error::Refused)?;
     let builder = match &options.client_ca {

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use super::connection::Connection;
 use super::http::{BuildError, Options, Tls};
 use super::lookup::Resolver;
 use super::{Policy, Reason};
+use crate::clock::TlsClock;
 
 /// An answer's headers may take this much.
 pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
@@ -208,7 +209,7 @@ pub fn client_config(tls: &Tls, secure: bool) -> Result<ClientConfig, BuildError
         return Err(BuildError::NoRoots);
     }
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let config = ClientConfig::builder_with_provider(provider.into())
+    let config = ClientConfig::builder_with_details(provider.into(), Arc::new(TlsClock))
         .with_safe_default_protocol_versions()
         .map_err(BuildError::Tls)?
         .with_root_certificates(roots);
