@@ -16,6 +16,7 @@ mod json;
 mod names;
 mod scarcity;
 mod siege;
+mod signals;
 mod signature;
 mod tls;
 
