@@ -10,6 +10,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::clock::TlsClock;
+
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(multiple = false)]
 pub(super) struct Trust {
@@ -24,7 +26,7 @@ pub(super) struct Trust {
 impl Trust {
     pub(super) fn client_config(&self) -> anyhow::Result<ClientConfig> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
+        let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(TlsClock))
             .with_safe_default_protocol_versions()?;
         if self.insecure {
             let anyone = Arc::new(Anyone(provider));

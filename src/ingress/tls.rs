@@ -16,7 +16,7 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVer
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, TlsClock};
 use crate::pem::{self, KeyError};
 use crate::secret::Secret;
 
@@ -124,7 +124,7 @@ pub fn server_config(options: &Options) -> Result<Identity, Error> {
     let not_after = expiry(&chain)?;
     let misplaced = misplaced(&chain)?;
     let key = pem::private_key(&options.private_key)?;
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(TlsClock))
         .with_protocol_versions(versions(options.version_min))
         .map_err(|_| Error::Refused)?;
     let builder = match &options.client_ca {

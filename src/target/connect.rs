@@ -11,7 +11,7 @@
 use std::error::Error;
 use std::io;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use super::connection::Connection;
 use super::http::{BuildError, Options, Tls};
 use super::lookup::Resolver;
 use super::{Policy, Reason};
+use crate::clock::TlsClock;
 use crate::pem;
 
 /// An answer's headers may take this much.
@@ -254,7 +255,7 @@ pub fn client_config(tls: &Tls, secure: bool) -> Result<ClientConfig, BuildError
         return Err(BuildError::NoRoots);
     }
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let config = ClientConfig::builder_with_provider(provider.into())
+    let config = ClientConfig::builder_with_details(provider.into(), Arc::new(TlsClock))
         .with_safe_default_protocol_versions()
         .map_err(BuildError::Tls)?
         .with_root_certificates(roots);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::harness::{Killed, Relay, Setup, Target, eventually, knob};
+use crate::harness::{CANARY, Killed, Relay, Setup, Target, assert_untold, eventually, knob};
 
 const CALLS: &str = "pwrite64,ftruncate,fallocate,fsync,fdatasync,rename,unlink,mkdir";
 const FAULTS: [&str; 3] = ["signal=KILL", "error=EIO", "error=ENOSPC"];
@@ -109,6 +109,7 @@ routes: [{{ name: all, to: [ehr] }}]
         if let Some(mut relay) = relay {
             self.post(&relay).await;
             self.ended = relay.has_ended();
+            assert_untold(relay.written().concat());
             relay.kill();
         }
         // It ends with the relay, and has written all that it saw by then.
@@ -150,8 +151,7 @@ routes: [{{ name: all, to: [ehr] }}]
             acknowledged.all(|body| arrived.contains(body.as_bytes()))
         })
         .await;
-        let answer = relay.sender().post(body(99, "new")).await;
-        assert_eq!(answer.expect("an answer").status, 200, "{}", self.what);
+        relay.is_well(&self.what).await;
         let imbalance = relay.metric("suki_relay_ledger_imbalance").await;
         assert!(imbalance.abs() < 0.5, "{}", self.what);
     }
@@ -160,7 +160,7 @@ routes: [{{ name: all, to: [ehr] }}]
 /// So long that a few of them have the log copied.
 fn body(n: usize, who: &str) -> String {
     let filling = "x".repeat(40_000);
-    format!(r#"{{"status":"success","session_id":"{who}-{n}","note":"{filling}"}}"#)
+    format!(r#"{{"status":"success","session_id":"{who}-{n}","note":"{CANARY} {filling}"}}"#)
 }
 
 /// Waits until it traces.

@@ -10,11 +10,12 @@ mod withdrawn;
 use std::collections::HashSet;
 use std::process::Command;
 
-use crate::harness::{CANARY, Relay, Setup, Target, eventually};
+use crate::harness::{CANARY, Relay, Setup, Target, bounded, eventually};
 
 const PENDING: &str = "suki_relay_deliveries_pending{target=\"ehr\"}";
 
-fn to(target: &Target) -> String {
+/// A target that is tried again soon.
+pub fn to(target: &Target) -> String {
     let url = target.url();
     format!(
         "
@@ -70,12 +71,9 @@ async fn all_is_settled(relay: &Relay, row: &str) {
 
 /// On this folder none starts: it exits with 74 and these words, and tells nobody anything.
 fn none_starts(command: &Command, why: &str, row: &str) {
-    let mut bounded = Command::new("timeout");
-    bounded.arg("30").arg(command.get_program());
-    bounded
-        .args(command.get_args())
-        .args(["--log-level", "trace"]);
-    let ended = bounded.output().expect("it runs");
+    let mut command = bounded(command);
+    let ended = command.args(["--log-level", "trace"]).output();
+    let ended = ended.expect("it runs");
     assert_eq!(ended.status.code(), Some(74), "{row}: {ended:?}");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains(why), "{row}: {said}");

@@ -1,11 +1,13 @@
 //! `spool.disk.key_file`: what the disk tells of notifications, and who may open it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{Sender, Setup, Target, eventually, sign};
+use crate::harness::{Postgres, Sender, Setup, Target, bounded, eventually, sign};
 
 const REST: &str = r#"
 targets: [{ name: ehr, http: { url: "TARGET" }, retry: { initial: 100ms, max: 100ms } }]
@@ -74,8 +76,7 @@ fn spool(words: &[&str], setup: &Setup) -> Output {
 
 /// Runs to its end: exit code, and all that it told.
 fn run(setup: &Setup) -> (Option<i32>, String) {
-    let output = setup.command().stderr(Stdio::piped()).output();
-    let output = output.expect("it runs");
+    let output = bounded(&setup.command()).output().expect("it runs");
     let told = [output.stdout, output.stderr].concat();
     let told = String::from_utf8_lossy(&told).into_owned();
     (output.status.code(), told)
@@ -131,6 +132,66 @@ async fn an_encrypted_spool_tells_nothing_opens_with_its_key_alone_and_delivers(
     eventually("it is delivered", async || target.count() == 1).await;
     assert_eq!(target.requests()[0].body, GOOD);
     drop(relay);
+}
+
+/// The files of the databases; an empty log may come and go.
+fn databases(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| {
+        let entry = entry.expect("an entry");
+        let bytes = std::fs::read(entry.path()).expect("readable");
+        (entry.file_name(), bytes)
+    });
+    let kept = |(name, bytes): &(OsString, Vec<u8>)| {
+        let name = name.to_string_lossy();
+        name.contains(".db") && !name.ends_with("-shm") && !bytes.is_empty()
+    };
+    files.filter(kept).collect()
+}
+
+/// The disk beside a shared spool, with what came while the server was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_disk_beside_a_shared_spool_tells_nothing_and_opens_with_its_key_alone() {
+    let mut server = Postgres::start("");
+    let target = Target::start(|_| 200).await;
+    let setup = encrypted(&target.url());
+    let beside = "postgres: { url: { file: database }, tls: null, pool: 4, lease: 2s }";
+    std::fs::write(setup.path().join("database"), server.url()).expect("writable");
+    setup.reword(
+        "{ disk: { path: spool, key_file: keys } }",
+        &format!("{{ {beside}, disk: {{ path: spool, key_file: keys, fallback: true }} }}"),
+    );
+    setup.reword("listen:", "listen:\n  limits: { ack_timeout: 1s }");
+    let relay = setup.start();
+    server.kill();
+    let told = post_all(&relay.sender()).await;
+    let waits = "suki_relay_spool_fallback_notifications{state=\"pending\"}";
+    assert!(relay.metric(waits).await > 0.5, "it is on the disk");
+    let folder = setup.path().join("spool");
+    let names = found(&folder, &["invalid".to_owned()]);
+    assert!(names.contains("spool.db"), "a reason is readable: {names}");
+    assert_eq!(found(&folder, &told), "", "while it runs");
+    relay.kill();
+    assert_eq!(found(&folder, &told), "", "after a kill");
+
+    let before = databases(&folder);
+    server.run();
+    for (keys, words) in [(NOT_A, "key `a`"), (B, "key `a`")] {
+        write_keys(&setup, keys);
+        let (code, said) = run(&setup);
+        assert_eq!(code, Some(74), "{said}");
+        assert!(
+            said.contains(words) && said.contains("nothing was changed"),
+            "{said}"
+        );
+        assert!(databases(&folder) == before, "{said}");
+    }
+    assert_eq!(target.count(), 0);
+    write_keys(&setup, A);
+    let relay = setup.start_at("trace");
+    eventually("it is delivered", async || target.count() == 1).await;
+    assert_eq!(target.requests()[0].body, GOOD);
+    relay.is_well("keys of the fallback").await;
+    assert_eq!(found(&folder, &told), "", "once it was moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]

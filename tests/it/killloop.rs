@@ -13,12 +13,12 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::harness::{Relay, Setup, Target, eventually, knob};
+use crate::harness::{CANARY, Relay, Setup, Target, assert_untold, eventually, knob};
 
 const SENDERS: usize = 8;
 
 /// What a sender was answered, by body: 200, or 400 for what is kept in quarantine.
-type Answers = Arc<Mutex<HashMap<String, u16>>>;
+pub type Answers = Arc<Mutex<HashMap<String, u16>>>;
 
 /// `KILL_CYCLES` cycles (25 unless it is set).
 #[tokio::test(flavor = "multi_thread")]
@@ -42,6 +42,7 @@ async fn kill_loop_loses_nothing_that_was_acknowledged() {
             setup.write_config(&targets.config(cycle * 2 + reload));
             relay.signal("HUP");
         }
+        assert_untold(relay.written().concat());
         relay.kill();
         load.stop().await;
     }
@@ -54,6 +55,7 @@ async fn kill_loop_loses_nothing_that_was_acknowledged() {
     let tally = targets.hold(&answers, &exported(&setup));
     assert!(tally.acknowledged > cycles, "{tally:?}");
     assert!(tally.quarantined > 0 && tally.dead > 0, "{tally:?}");
+    setup.start().is_well("S02: SIGKILL at any time").await;
     println!(
         "kill loop: {cycles} cycles, {} reloads, {} acknowledged, 0 lost, {} duplicated, {} pending, {} dead letters, {} in quarantine, longest recovery {longest_recovery:.1?}",
         2 * cycles,
@@ -189,17 +191,17 @@ fn exported(setup: &Setup) -> HashMap<String, Value> {
 
 fn body(word: &str, status: &str) -> String {
     let session = fastrand::u128(..);
-    format!(r#"{{"{status}":"success","session_id":"{session:032x}","kind":"{word}"}}"#)
+    format!(r#"{{"{status}":"success","session_id":"{CANARY}-{session:032x}","kind":"{word}"}}"#)
 }
 
 /// Senders that post until they are stopped: one forges, one sends what is no notification.
-struct Load {
+pub struct Load {
     stopped: Arc<AtomicBool>,
     tasks: JoinSet<()>,
 }
 
 impl Load {
-    fn start(relay: &Relay, answers: &Answers) -> Self {
+    pub fn start(relay: &Relay, answers: &Answers) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for number in 0..SENDERS {
@@ -231,7 +233,7 @@ impl Load {
         Self { stopped, tasks }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.tasks.join_all().await;
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Killed, Relay, Setup, Target, eventually, free_address, get};
+use crate::harness::{Killed, Relay, Setup, Target, Watch, eventually, free_address, get};
 
 const CONFIG: &str = r#"
 targets:
@@ -152,11 +152,16 @@ async fn every_series_of_what_is_configured_is_there_from_the_start_with_0() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_stranger_sends_makes_a_series() {
     let setup = Setup::new(CONFIG);
-    let relay = setup.start();
+    let relay = setup.start_at("trace");
+    relay.is_well("a start").await;
+    let mut watch = Watch::begin(&relay);
     let before = scrape(&relay).await;
     let sender = relay.sender();
     for n in 0..50 {
-        let (path, method) = (format!("/p{n}?q{n}=1"), format!("METHOD{n}"));
+        let (path, method) = (
+            format!("/canary{n}?canary{n}=%22%7D%0A"),
+            format!("CANARY{n}"),
+        );
         let signature = format!("{n:064x}");
         let at = n.to_string();
         let headers = [("x-api-key", signature.as_str()), ("generated-at", &at)];
@@ -167,9 +172,12 @@ async fn nothing_that_a_stranger_sends_makes_a_series() {
         assert_eq!(answer.expect("an answer").status, 405);
         let answer = sender.request("POST", known, &headers, at.clone()).await;
         assert_eq!(answer.expect("an answer").status, 401);
-        let answer = sender.post(format!("{{\"status\":\"s{n}\"}}")).await;
+        let answer = sender
+            .post(format!("{{\"status\":\"canary{n}\\n# HELP\"}}"))
+            .await;
         assert_eq!(answer.expect("an answer").status, 400);
     }
+    watch.goes_on(&relay, "O02: hostile values").await;
     let after = scrape(&relay).await;
     assert_eq!(series_names(&before), series_names(&after));
     let refused = "suki_relay_requests_total{result=\"unauthorized\",source=\"suki\"}";

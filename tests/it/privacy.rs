@@ -2,6 +2,8 @@
 
 mod commands;
 mod memory;
+mod operators;
+mod shared;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,8 +12,9 @@ use std::process::{Command, Stdio};
 
 use http::Version;
 
+use self::operators::{see_as_an_operator_does, see_what_is_left};
 use crate::harness::{
-    Killed, Relay, Sender, Setup, Target, ask, assert_untold, eventually, free_address, get, sign,
+    Killed, Relay, Sender, Setup, Target, assert_untold, eventually, free_address, get, sign,
 };
 use crate::traces::Collector;
 
@@ -69,7 +72,7 @@ fn command(setup: &Setup, collector: &Collector, format: &str) -> Command {
     command
         .args([
             "--log-level",
-            "trace,h2=trace,hyper=trace,rustls=trace,suki_relay=trace",
+            "trace,h2=trace,hyper=trace,rustls=trace,tokio_postgres=trace,suki_relay=trace",
         ])
         .env("TEAM", "canary-variable")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
@@ -85,13 +88,20 @@ fn command(setup: &Setup, collector: &Collector, format: &str) -> Command {
 async fn nothing_that_was_sent_and_no_secret_is_in_any_output_at_any_level() {
     let target = Target::start(|n| [503, 302, 429, 200][n % 4]).await;
     let (setup, collector) = (setup(&target), Collector::start());
-    let mut relay = setup.spawn(command(&setup, &collector, "json"));
+    let relay = setup.spawn(command(&setup, &collector, "json"));
     let certificate = setup.path().join("tls.crt");
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let sender = Sender::speaking(version, relay.sender_address, &certificate);
         post_everything(&sender).await;
     }
     eventually("targets were tried", async || target.count() >= 4).await;
+    see_as_an_operator_does(&setup, &relay).await;
+    it_ends_untold(relay, &setup, &collector).await;
+    see_what_is_left(&setup);
+}
+
+/// Pages, a reload that is refused, an end; and all that was written and told until then.
+async fn it_ends_untold(mut relay: Relay, setup: &Setup, collector: &Collector) {
     for page in [
         "/canary-path?canary-query",
         "/metrics",
@@ -102,7 +112,6 @@ async fn nothing_that_was_sent_and_no_secret_is_in_any_output_at_any_level() {
     ] {
         untold(&relay.admin(page).await.1);
     }
-    see_as_an_operator_does(&setup, &relay).await;
     fs::write(setup.path().join("signing"), "canary").expect("writable");
     relay.signal("HUP");
     relay.log_line("the new config is refused; the old one stays in use");
@@ -125,7 +134,6 @@ async fn nothing_that_was_sent_and_no_secret_is_in_any_output_at_any_level() {
     let foreign = log.iter().find(|line| line["level"] == "TRACE");
     assert_eq!(foreign, None);
     fs::write(setup.path().join("signing"), SIGNING).expect("writable");
-    see_what_is_left(&setup);
 }
 
 /// The same in words, for a terminal.
@@ -159,101 +167,6 @@ async fn nothing_that_was_sent_and_no_secret_is_in_a_log_in_words() {
     assert!(log.contains(" DEBUG "), "{log}");
     untold(&log);
     untold(&errors);
-}
-
-/// Lists and orders, over HTTP and by the command; nobody asked for content.
-async fn see_as_an_operator_does(setup: &Setup, relay: &Relay) {
-    let release = "/v1/quarantine/release";
-    let mut seen = String::new();
-    for (method, path, order) in [
-        ("GET", "/v1/status", ""),
-        ("GET", "/v1/config", ""),
-        ("GET", "/v1/notifications?limit=1000", ""),
-        ("GET", "/v1/notifications?state=unverified", ""),
-        (
-            "POST",
-            release,
-            r#"{"reason":"unverified","action":"reverify"}"#,
-        ),
-        (
-            "POST",
-            release,
-            r#"{"reason":"unrouted","action":"reroute"}"#,
-        ),
-        (
-            "POST",
-            release,
-            r#"{"reason":"invalid","action":"force","targets":["dead"]}"#,
-        ),
-        ("POST", "/v1/dead-letters/replay", "{}"),
-        ("POST", "/v1/quarantine/discard", r#"{"count":7777}"#),
-    ] {
-        let url = format!("http://{}{path}", relay.operator_address);
-        let request = http::Request::builder().method(method).uri(url);
-        let request = request.header("authorization", format!("Bearer {TOKEN}"));
-        seen += &ask(request, order).await.1.to_string();
-        seen += "\n";
-        // And as who is none.
-        seen += &relay.operator(method, path, order).await.1.to_string();
-    }
-    assert!(
-        seen.contains("\"quarantine\""),
-        "it saw what there is: {seen}"
-    );
-    untold(&seen);
-    let url = format!("http://{}", relay.operator_address);
-    let token = setup.path().join("operator");
-    let token = token.to_str().expect("text");
-    for words in [
-        &["status"][..],
-        &["list"],
-        &["list", "--json"],
-        &["list", "--state", "unverified"],
-        &["replay"],
-        &["discard", "--count", "7777"],
-    ] {
-        let words = [&["--log-level", "trace", "spool"], words].concat();
-        untold(&said(&words, &["--operator", &url, "--token-file", token]));
-        untold(&said(&words, &["--operator", &url]));
-    }
-}
-
-/// In the folder of a relay that has ended.
-fn see_what_is_left(setup: &Setup) {
-    let (folder, config) = (setup.path().join("spool"), setup.config());
-    let place = [
-        "--path",
-        folder.to_str().expect("text"),
-        "--config",
-        config.to_str().expect("text"),
-    ];
-    let listed = said(&["spool", "list", "--json"], &place);
-    let first: serde_json::Value = listed
-        .lines()
-        .next()
-        .and_then(|line| serde_json::from_str(line).ok())
-        .expect("one");
-    let id = first["id"].as_str().expect("an id");
-    untold(&listed);
-    for words in [
-        &["status", "--audit"][..],
-        &["list"],
-        &["show", id],
-        &["replay", "--dry-run"],
-        &["discard", "--count", "7777"],
-    ] {
-        untold(&said(&[&["spool"], words].concat(), &place));
-    }
-}
-
-/// What a command printed.
-fn said(words: &[&str], more: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_suki-relay"));
-    command.env("TEAM", "canary-variable");
-    let output = command.args(words).args(more).output().expect("it runs");
-    [output.stdout, output.stderr]
-        .map(|said| String::from_utf8_lossy(&said).into_owned())
-        .concat()
 }
 
 /// Whatever may be sent, in every way that it may.

@@ -2,9 +2,9 @@
 
 use std::net::TcpStream;
 
-use crate::harness::{Relay, Setup, Target, eventually, get};
+use crate::harness::{Relay, Setup, Target, Watch, eventually, get};
 
-const BODY: &str = r#"{"status":"success","session_id":"s-1"}"#;
+const BODY: &str = r#"{"status":"success","session_id":"canary-s-1"}"#;
 
 fn to(url: &str) -> String {
     format!(
@@ -63,7 +63,7 @@ async fn a_full_spool_changes_no_probe() {
     setup.reword("tls: {", "limits: { body: 256KiB }\n  tls: {");
     let relay = setup.start();
     let sender = relay.sender();
-    let body = BODY.replace("s-1", &"s".repeat(200 << 10));
+    let body = BODY.replace("canary-s-1", &"s".repeat(200 << 10));
     let mut refused = false;
     for _ in 0..20 {
         let status = sender.post(body.clone()).await.expect("an answer").status;
@@ -77,10 +77,11 @@ async fn a_full_spool_changes_no_probe() {
 async fn scrapers_that_hammer_hang_or_never_read_cost_the_sender_nothing() {
     let target = Target::accepting().await;
     let setup = Setup::new(&to(&target.url()));
-    let relay = setup.start();
+    let relay = setup.start_at("trace");
     let sender = relay.sender();
     assert_eq!(sender.post(BODY).await.expect("an answer").status, 200);
-    let base = relay.descriptors();
+    assert_eq!(relay.admin("/metrics").await.0, 200);
+    let mut watch = Watch::begin(&relay);
     let deaf: Vec<_> = (0..50).map(|_| ask_and_never_read(&relay)).collect();
     let mute: Vec<_> = (0..50)
         .map(|_| TcpStream::connect(relay.admin_address).expect("connected"))
@@ -101,11 +102,11 @@ async fn scrapers_that_hammer_hang_or_never_read_cost_the_sender_nothing() {
     for scraper in scrapers {
         scraper.await.expect("every scrape is answered");
     }
-    eventually("every descriptor is back", async || {
-        relay.descriptors() <= base + 2
-    })
-    .await;
+    watch
+        .goes_on(&relay, "O02: scrapers, a thousand times")
+        .await;
     drop((deaf, mute));
+    watch.goes_on(&relay, "O02: scrapers that have left").await;
 }
 
 /// Open for as long as it is kept.

@@ -1,8 +1,17 @@
-//! Kills and stops: what was answered 200 is delivered, whatever happens to the process.
+//! Starts and stops: what was answered 200 is delivered, whoever runs (S01, S04, Q09). Under load, it is
+//! `hostile/signals.rs`.
 
-use std::time::Duration;
+#[path = "../../benches/load/kept.rs"]
+mod kept;
 
-use crate::harness::{Setup, Target, eventually};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use suki_relay::clock::Timestamp;
+use suki_relay::spool::Kept;
+use tokio::task::JoinSet;
+
+use crate::harness::{CANARY, SECRET, Setup, Target, Watch, bounded, eventually, fresh};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
@@ -15,9 +24,9 @@ async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
         assert_eq!(answer.status, 200);
     }
     assert!(relay.terminate().await.success());
-    let relay = setup.start();
-    eventually("all 20 are delivered", async || target.count() >= 20).await;
-    drop(relay);
+    let relay = setup.start_at("trace");
+    eventually("S01: all 20 are delivered", async || target.count() >= 20).await;
+    relay.is_well("S01: SIGTERM").await;
 }
 
 /// SIGUSR1 and SIGUSR2 mean another program; SIGINT ends as SIGTERM does; a second signal does not wait.
@@ -39,6 +48,7 @@ async fn signals_end_politely_at_once_or_not_at_all() {
     relay.log_line("draining: not ready any more, still accepting");
     let answer = relay.sender().post(body("int", 1)).await;
     assert_eq!(answer.expect("an answer").status, 200, "S01");
+    relay.told_nobody([0; 2]).await;
     assert!(relay.terminate().await.success(), "S01: the second signal");
 }
 
@@ -46,12 +56,64 @@ async fn signals_end_politely_at_once_or_not_at_all() {
 async fn a_second_relay_on_one_spool_exits_74() {
     let target = Target::accepting().await;
     let setup = Setup::new(&config(std::slice::from_ref(&target)));
-    let relay = setup.start();
-    let second = setup.command().output().expect("it runs");
-    assert_eq!(second.status.code(), Some(74));
+    let relay = setup.start_at("trace");
+    let answer = relay.sender().post(body("first", 0)).await;
+    assert_eq!(answer.expect("an answer").status, 200, "Q09");
+    let mut watch = Watch::begin(&relay);
+    let second = bounded(&setup.command()).output().expect("it runs");
+    assert_eq!(second.status.code(), Some(74), "Q09");
     let message = String::from_utf8_lossy(&second.stderr);
-    assert!(message.contains("another process"), "{message}");
-    drop(relay);
+    assert!(message.contains("another process"), "Q09: {message}");
+    watch.goes_on(&relay, "Q09: a second relay").await;
+    eventually("Q09: all is delivered", async || target.count() == 2).await;
+}
+
+/// `cargo bench --bench backlog` starts one on a million.
+const BACKLOG: i64 = 20_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_starts_on_a_long_backlog_and_takes_what_is_new() {
+    let target = Target::broken().await;
+    let setup = Setup::new(&config(std::slice::from_ref(&target)));
+    fill(&setup.path().join("spool"), "t0").await;
+    let began = Instant::now();
+    let relay = setup.start_at("trace");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "S04: {took:?}");
+    let pending = "suki_relay_deliveries_pending{target=\"t0\"}";
+    assert!(relay.metric(pending).await > BACKLOG as f64 - 0.5, "S04");
+    for probe in ["/startupz", "/readyz", "/livez"] {
+        assert_eq!(relay.admin(probe).await.0, 200, "S04: {probe}");
+    }
+    relay.is_well("S04: a long backlog").await;
+    target.mend();
+    eventually("S04: it is delivered in its turn", async || {
+        target.count() > 1000
+    })
+    .await;
+    relay.is_well("S04: while it is delivered").await;
+}
+
+/// Received over the last hours, by the spool's own door.
+async fn fill(folder: &Path, target: &'static str) {
+    let spool = kept::on_disk(folder);
+    let signer = kept::Signer::new(SECRET);
+    let begin = Timestamp::now().minus(Duration::from_hours(40));
+    let mut submitted = JoinSet::new();
+    for n in 0..BACKLOG {
+        let at = Timestamp::from_millis(begin.as_millis() + n * 1000);
+        let submission = signer.submission(fresh().into(), target, at);
+        let spool = spool.clone();
+        submitted.spawn(async move { spool.accept(submission).await });
+        if submitted.len() == 4096 {
+            while let Some(kept) = submitted.join_next().await {
+                assert_eq!(kept.expect("no panic"), Ok(Kept::Now));
+            }
+        }
+    }
+    for kept in submitted.join_all().await {
+        assert_eq!(kept, Ok(Kept::Now));
+    }
 }
 
 fn config(targets: &[Target]) -> String {
@@ -71,5 +133,7 @@ fn config(targets: &[Target]) -> String {
 
 fn body(word: &str, number: usize) -> String {
     let session = fastrand::u128(..);
-    format!(r#"{{"status":"success","session_id":"{session:032x}","kind":"{word}","n":{number}}}"#)
+    format!(
+        r#"{{"status":"success","session_id":"{CANARY}-{session:032x}","kind":"{word}","n":{number}}}"#
+    )
 }

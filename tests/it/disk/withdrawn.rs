@@ -5,8 +5,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{all_arrive, body, delivered, none_starts, post, spool_of, to, told_missing};
 use crate::harness::{
@@ -123,22 +121,13 @@ const TAKEN: [(&str, &str); 3] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_taken_away_refuse_what_is_new_and_deliver_what_is_owed() {
-    let works = Arc::new(AtomicBool::new(false));
-    let told = works.clone();
-    let status = move |_| {
-        if told.load(Ordering::SeqCst) {
-            200
-        } else {
-            503
-        }
-    };
-    let target = Target::start(status).await;
+    let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let relay = setup.start_at("trace");
     post(&relay, 100, "Q04").await;
     let mut watch = Watch::begin(&relay);
     for (n, (row, file)) in TAKEN.into_iter().enumerate() {
-        works.store(false, Ordering::SeqCst);
+        target.unmend();
         let owed = post(&relay, n, row).await;
         let place = spool_of(&setup).join(file);
         let place = Path::new(place.to_str().expect("text").trim_end_matches('/'));
@@ -150,7 +139,7 @@ async fn files_that_are_taken_away_refuse_what_is_new_and_deliver_what_is_owed()
         .await;
         let refused = relay.sender().post(body(1000)).await.expect("an answer");
         assert_eq!(refused.status, 500, "{row}");
-        works.store(true, Ordering::SeqCst);
+        target.mend();
         all_arrive(&target, &[owed], row).await;
         fs::rename(&aside, place).expect("moved back");
         eventually(&format!("{row}: it accepts again"), async || {
@@ -166,11 +155,11 @@ async fn files_that_are_taken_away_refuse_what_is_new_and_deliver_what_is_owed()
     assert!(!delivered(&target).contains(&refused), "Q04");
 
     // Away for good: what is owed is delivered all the same, and the next one begins anew.
-    works.store(false, Ordering::SeqCst);
+    target.unmend();
     let owed = post(&relay, 200, "Q04: removed").await;
     fs::remove_dir_all(spool_of(&setup)).expect("removed");
     eventually("Q04: it is told", async || told_missing(&relay) == 4).await;
-    works.store(true, Ordering::SeqCst);
+    target.mend();
     all_arrive(&target, &[owed], "Q04: removed").await;
     relay.kill();
     setup.start_at("trace").is_well("Q04: removed").await;

@@ -53,6 +53,16 @@ pub fn as_anybody(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The same, for what is to refuse and end: killed after a while, with another code, should it not.
+pub fn bounded(command: &Command) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded
+        .args(["-k", "1"])
+        .arg(PATIENCE.as_secs().to_string());
+    bounded.arg(command.get_program()).args(command.get_args());
+    bounded
+}
+
 /// A process that is killed when dropped.
 pub struct Killed(pub Child);
 

@@ -95,6 +95,11 @@ impl Target {
         self.works.store(true, Ordering::SeqCst);
     }
 
+    /// One that was made broken is so again.
+    pub fn unmend(&self) {
+        self.works.store(false, Ordering::SeqCst);
+    }
+
     /// Takes everything.
     pub async fn accepting() -> Self {
         Self::start(|_| 200).await

@@ -347,32 +347,55 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     // Disk and storage
     (
         "Q01",
-        &["a_full_disk_refuses_delivers_what_it_holds_and_heals"],
+        &[
+            "a_full_disk_refuses_delivers_what_it_holds_and_heals",
+            "a_spent_quota_is_a_full_disk_and_heals",
+            "what_a_start_cannot_make_or_sync_is_told_and_the_next_one_makes_it",
+            "a_sync_that_fails_once_is_no_200_and_ends_the_relay_with_74",
+        ],
     ),
     (
         "Q02",
         &[
-            "a_spent_quota_is_a_full_disk_and_heals",
             "without_inodes_a_relay_goes_on_and_none_starts_in_silence",
+            "what_a_start_cannot_make_or_sync_is_told_and_the_next_one_makes_it",
         ],
     ),
-    ("Q03", &["a_failed_sync_is_fatal_and_a_full_disk_is_not"]),
+    (
+        "Q03",
+        &[
+            "a_disk_that_turns_read_only_ends_the_relay_and_no_200_is_false",
+            "a_sync_that_fails_once_is_no_200_and_ends_the_relay_with_74",
+            "a_sync_that_fails_while_draining_is_no_200_and_ends_the_relay_with_74",
+            "a_sync_that_fails_in_a_checkpoint_ends_the_relay_with_74_and_loses_nothing",
+            "a_read_that_fails_is_one_records_damage_and_ends_nothing",
+        ],
+    ),
     (
         "Q04",
-        &["a_disk_that_turns_read_only_ends_the_relay_and_no_200_is_false"],
+        &[
+            "a_disk_that_turns_read_only_ends_the_relay_and_no_200_is_false",
+            "on_a_read_only_disk_none_starts_in_silence",
+            "a_folder_that_may_not_be_entered_goes_on_until_the_relay_ends_and_none_starts_on_it",
+            "on_an_immutable_file_none_starts_in_silence",
+            "files_that_are_taken_away_refuse_what_is_new_and_deliver_what_is_owed",
+            "a_database_that_is_cut_short_takes_nothing_more",
+            "an_index_that_is_cut_short_costs_a_start_and_no_notification",
+        ],
     ),
     (
         "Q07",
         &[
             "a_damaged_record_is_isolated_counted_and_told_and_the_others_are_delivered",
-            "a_newer_or_foreign_database_is_refused_untouched",
+            "what_is_behind_the_last_whole_record_is_no_record",
+            "a_database_that_is_not_ours_is_refused_and_left_as_it_is",
         ],
     ),
     (
         "Q09",
         &[
             "a_second_relay_on_one_spool_exits_74",
-            "a_full_disk_refuses_delivers_what_it_holds_and_heals",
+            "a_spool_on_what_goes_with_the_pod_is_warned_of",
         ],
     ),
     ("Q10", &[]),
@@ -397,12 +420,24 @@ const CATALOGUE: &[(&str, &[&str])] = &[
             "sigterm_finishes_what_is_in_hand_and_exits_0",
             "a_thousand_sighups_leave_nothing_behind",
             "signals_end_politely_at_once_or_not_at_all",
+            "signals_that_end_nothing_disturb_no_load",
+            "what_ends_a_relay_under_load_loses_nothing_that_was_answered_200",
         ],
     ),
-    ("S02", &["kill_loop_loses_nothing_that_was_acknowledged"]),
+    (
+        "S02",
+        &[
+            "kill_loop_loses_nothing_that_was_acknowledged",
+            "what_ends_a_relay_under_load_loses_nothing_that_was_answered_200",
+            "a_relay_that_is_given_no_memory_ends_and_loses_nothing_that_was_answered_200",
+        ],
+    ),
     (
         "S04",
-        &["a_relay_starts_on_a_full_disk_and_delivers_what_it_holds"],
+        &[
+            "a_relay_starts_on_a_full_disk_and_delivers_what_it_holds",
+            "a_relay_starts_on_a_long_backlog_and_takes_what_is_new",
+        ],
     ),
     (
         "O02",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fresh;
-use crate::harness::{Relay, Setup, Target, eventually, sign};
+use crate::harness::{Relay, Setup, Target, Watch, eventually, sign};
 
 /// What Debian's package `libfaketime` installs, whatever the machine.
 fn faketime() -> PathBuf {
@@ -70,20 +70,13 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
     };
     send_first().await;
     eventually("K01: the first arrives", async || target.count() == 1).await;
+    let mut watch = Watch::begin(&relay);
     clock.set("+315360000");
     // Dropping what is past its time has its turn each second.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     clock.set("+0");
     send_first().await;
     let mut owed = BTreeSet::from([first.clone().into_bytes()]);
-    let mut post = async |timely: bool, offset: &str| {
-        let body = fresh();
-        let answer = sender.post(body.clone()).await.expect("an answer");
-        assert_eq!(answer.status, 200, "K01: {offset}");
-        if timely {
-            owed.insert(body.into_bytes());
-        }
-    };
     // The sender's clock is right. A relay that is a day late, or years ahead, keeps it in quarantine.
     for (offset, timely) in [
         ("+0", true),
@@ -95,7 +88,10 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
         ("+0", true),
     ] {
         clock.set(offset);
-        post(timely, offset).await;
+        let body = watch.goes_on(&relay, &format!("K01: {offset}")).await;
+        if timely {
+            owed.insert(body);
+        }
         let (status, reason) = relay.admin("/livez").await;
         assert_eq!(status, 200, "K01: {offset}: {reason}");
     }
@@ -111,11 +107,10 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
         let kept = relay.metric(&series).await;
         assert!((kept - count).abs() < 0.1, "K01: {reason}: {kept}");
     }
-    relay.told_nobody([0; 2]).await;
 }
 
-/// Posts one, and waits until an attempt has failed and the next is waited for.
-async fn post_in_vain(relay: &Relay) {
+/// Posts one, and waits until an attempt has failed and the next is waited for: from then on it is watched.
+async fn post_in_vain(relay: &Relay) -> Watch {
     let answer = relay.sender().post(fresh()).await.expect("an answer");
     assert_eq!(answer.status, 200, "K01");
     let failed = "suki_relay_attempts_total{outcome=\"throttled\",target=\"ehr\"}";
@@ -123,6 +118,7 @@ async fn post_in_vain(relay: &Relay) {
         relay.metric(failed).await > 0.5
     })
     .await;
+    Watch::begin(relay)
 }
 
 /// By the clock that it was set by, the next attempt is two hours away.
@@ -132,7 +128,7 @@ async fn a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clo
     let setup = Setup::new(&to(&target));
     let (clock, relay) = Clock::start(setup.path(), &setup);
     clock.set("+7200");
-    post_in_vain(&relay).await;
+    let mut watch = post_in_vain(&relay).await;
     clock.set("+0");
     target.mend();
     let delivered = "suki_relay_deliveries_total{result=\"delivered\",target=\"ehr\"}";
@@ -140,7 +136,7 @@ async fn a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clo
         relay.metric(delivered).await > 0.5
     })
     .await;
-    relay.told_nobody([0; 2]).await;
+    watch.goes_on(&relay, "K01: set back").await;
 }
 
 /// It gives up before its time, and what it gave up on is kept.
@@ -149,7 +145,7 @@ async fn a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing() {
     let target = Target::broken().await;
     let setup = Setup::new(&to(&target));
     let (clock, relay) = Clock::start(setup.path(), &setup);
-    post_in_vain(&relay).await;
+    let mut watch = post_in_vain(&relay).await;
     clock.set("+315360000");
     let dead = "suki_relay_dead_letters{target=\"ehr\"}";
     eventually("K01: it gives up", async || relay.metric(dead).await > 0.5).await;
@@ -161,5 +157,5 @@ async fn a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing() {
         .await;
     assert_eq!(status, 200, "K01: {answer}");
     eventually("K01: it is delivered", async || target.count() > tried).await;
-    relay.told_nobody([0; 2]).await;
+    watch.goes_on(&relay, "K01: set far ahead").await;
 }

@@ -26,6 +26,7 @@ mod reach;
 mod scarcity;
 mod schemas;
 mod siege;
+mod signals;
 mod signature;
 mod stalling;
 mod swaps;

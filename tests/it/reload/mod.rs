@@ -405,7 +405,7 @@ async fn a_thousand_sighups_leave_nothing_behind() {
     assert_eq!(
         told_of_config(),
         2,
-        "one line for each change, none for a signal"
+        "S01: one line for each change, none for a signal"
     );
     eventually("no file stays open", async || files() <= open + 2).await;
 }
