@@ -24,6 +24,7 @@ mod signature;
 mod swaps;
 mod tls;
 mod trial;
+mod waits;
 
 use std::collections::BTreeSet;
 
