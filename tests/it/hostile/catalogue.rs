@@ -130,7 +130,10 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     ),
     (
         "T10",
-        &["a_client_without_a_good_certificate_gets_an_alert_and_is_not_heard"],
+        &[
+            "a_client_without_a_good_certificate_gets_an_alert_and_is_not_heard",
+            "who_may_come_is_decided_by_the_authorities_of_now",
+        ],
     ),
     (
         "T11",
@@ -413,7 +416,10 @@ const CATALOGUE: &[(&str, &[&str])] = &[
             "arithmetic_at_the_ends_of_time_saturates",
         ],
     ),
-    ("K03", &["arithmetic_at_the_ends_of_time_saturates"]),
+    (
+        "K03",
+        &["a_wait_that_no_clock_can_count_is_the_longest_that_there_is"],
+    ),
     (
         "S01",
         &[

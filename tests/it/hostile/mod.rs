@@ -33,6 +33,7 @@ mod swaps;
 mod target_tls;
 mod tls;
 mod trial;
+mod waits;
 
 use std::collections::BTreeSet;
 
