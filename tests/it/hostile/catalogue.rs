@@ -299,7 +299,8 @@ const CATALOGUE: &[(&str, &[&str])] = &[
     (
         "G03",
         &[
-            "a_target_without_end_costs_an_attempt_its_time_and_nothing_else",
+            "a_target_that_is_silent_or_drips_costs_an_attempt_its_time_and_nothing_else",
+            "an_answer_that_never_ends_or_unpacks_to_much_costs_nothing",
             "a_target_that_reads_nothing_costs_an_attempt_its_time_and_nothing_else",
         ],
     ),
