@@ -202,6 +202,12 @@ pub(super) fn copy_of(folder: &Path) -> TempDir {
     for file in ["spool.db", "spool.db-wal"] {
         std::fs::copy(folder.join(file), copy.path().join(file)).expect("copies");
     }
+    // The ring makes its own when it is first needed.
+    for file in ["unverified.db", "unverified.db-wal"] {
+        if folder.join(file).exists() {
+            std::fs::copy(folder.join(file), copy.path().join(file)).expect("copies");
+        }
+    }
     copy
 }
 
