@@ -38,7 +38,7 @@ async fn signals_end_politely_at_once_or_not_at_all() {
         "drain: { delay: 0s, deadline: 5s }",
         "drain: { delay: 10m, deadline: 1h }",
     );
-    let mut relay = setup.start();
+    let mut relay = setup.start_at("trace");
     for name in ["USR1", "USR2"] {
         relay.signal(name);
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::{all_arrive, body, delivered, none_starts, post, spool_of, to, told_missing};
 use crate::harness::{
-    Faults, Setup, SmallDisk, Target, Watch, as_anybody, assert_untold, eventually,
+    Faults, Relay, Setup, SmallDisk, Target, Watch, as_anybody, assert_untold, eventually,
 };
 
 /// How each write of the spool's files fails from here on.
@@ -63,6 +63,12 @@ fn denied(setup: &Setup) -> Command {
     command
 }
 
+fn start_denied(setup: &Setup) -> Relay {
+    let mut command = denied(setup);
+    command.args(["--log-level", "trace"]);
+    setup.start_by(command)
+}
+
 /// `chmod` of the folder: what is open stays open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_may_not_be_entered_goes_on_until_the_relay_ends_and_none_starts_on_it() {
@@ -72,7 +78,7 @@ async fn a_folder_that_may_not_be_entered_goes_on_until_the_relay_ends_and_none_
         let mode = fs::Permissions::from_mode(bits);
         fs::set_permissions(spool_of(&setup), mode).expect("it is ours");
     };
-    let relay = setup.start_by(denied(&setup));
+    let relay = start_denied(&setup);
     post(&relay, 0, "Q04: EACCES").await;
     let mut watch = Watch::begin(&relay);
     mode(0o000);
@@ -81,7 +87,7 @@ async fn a_folder_that_may_not_be_entered_goes_on_until_the_relay_ends_and_none_
     relay.kill();
     none_starts(&denied(&setup), "Permission denied", "Q04: EACCES");
     mode(0o700);
-    let relay = setup.start_by(denied(&setup));
+    let relay = start_denied(&setup);
     relay.is_well("Q04: EACCES is mended").await;
 }
 
