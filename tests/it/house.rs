@@ -78,7 +78,9 @@ fn every_test_named_by_a_promise_exists() {
             .filter_map(|word| word.strip_prefix("test:"))
             .collect();
         for test in &named {
-            assert!(sources.contains(&format!("fn {test}(")), "no test `{test}`");
+            let it = format!("fn {test}(");
+            let is_there = sources.iter().any(|source| source.contains(&it));
+            assert!(is_there, "no test `{test}`");
         }
         assert!(named.len() >= least, "{file} names only {named:?}");
     }
@@ -121,7 +123,7 @@ fn no_code_of_ours_may_be_unsafe() {
 }
 
 /// The text of every Rust file of the program and its tests.
-pub fn all_sources() -> String {
+pub fn all_sources() -> Vec<String> {
     [root().join("src"), root().join("tests")]
         .iter()
         .flat_map(|folder| rust_files(folder))
