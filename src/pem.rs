@@ -117,7 +117,20 @@ fn is_encrypted(text: &[u8]) -> bool {
 mod tests {
     use std::process::Command;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_stands_between_the_marks_is_read_to_its_end(inside in any::<Vec<u8>>(), base64 in "[A-Za-z0-9+/=\n ]*") {
+            for inside in [&inside[..], base64.as_bytes()] {
+                let text = [b"-----BEGIN PRIVATE KEY-----\n", inside, b"\n-----END PRIVATE KEY-----\n"].concat();
+                let secret = Secret::from_text(text).expect("not empty");
+                prop_assert!(private_key(&secret).is_err());
+            }
+        }
+    }
 
     fn key(text: &str) -> Result<(), KeyError> {
         let secret = Secret::from_text(text.into()).expect("not empty");

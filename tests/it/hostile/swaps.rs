@@ -100,7 +100,7 @@ async fn post(
     seen
 }
 
-/// Swaps the file's two versions under load, with a look at the relay after each.
+/// Swaps the file's two versions, with requests between; then looks at the relay.
 async fn swap(id: &str, trial: &mut Trial, file: &Path, versions: [&str; 2], load: Load) {
     for n in 1..=SWAPS {
         let aside = file.with_extension("aside");
@@ -116,7 +116,7 @@ async fn swap(id: &str, trial: &mut Trial, file: &Path, versions: [&str; 2], loa
     trial.goes_on(&format!("{id}: {SWAPS} swaps")).await;
 }
 
-/// A file that is emptied, damaged, locked or removed is refused, and what it held goes on.
+/// A file that is emptied, locked or removed is refused, and what it held goes on.
 async fn lose(id: &str, trial: &mut Trial, file: &Path, key: &str) {
     let good = fs::read(file).expect("readable");
     let mode = |mode| fs::set_permissions(file, Permissions::from_mode(mode)).expect("set");

@@ -95,6 +95,7 @@ impl Trial {
             assert!(told.contains(words), "{row}: {words}: {told}");
         }
         assert_untold(told.lines());
+        assert_untold(String::from_utf8_lossy(&started.stdout).lines());
         problems
     }
 
