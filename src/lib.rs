@@ -53,8 +53,11 @@
 //! 4. Only [`verify`] makes a `Verified`; only a `Verified` becomes a `Notification`; only a `Notification`
 //!    is spooled for delivery, or what one spool has kept, by another. Types hold the order; what they rest on is
 //!    held by `test:any_single_bit_changed_is_refused`.
-//! 5. Live dispatch and recovery after a crash are one code path, `Spool::due`: held by
-//!    `test:the_schedule_survives_a_restart`.
+//! 5. Live dispatch and recovery after a crash are one code path: what is owed is what `Spool::due` finds, and what
+//!    a commit leaves on a worker's doorstep is the same, not read back: held by
+//!    `test:the_schedule_survives_a_restart`,
+//!    `test:what_is_left_is_what_would_be_read_and_is_still_owed`,
+//!    `test:nothing_is_left_before_it_is_on_disk_nor_of_what_is_undone`.
 //! 6. A failed sync, the checkpoint's included, ends the process with exit code 74; a full disk is no failed
 //!    sync: refuse, go on, heal: held by `test:a_failed_sync_is_fatal_and_a_full_disk_is_not`,
 //!    `test:a_full_disk_refuses_delivers_what_it_holds_and_heals`.

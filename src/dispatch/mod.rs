@@ -3,8 +3,9 @@
 //! Promises:
 //! * One worker a target, each with a window, slots, a breaker and connections of its own: a dead or
 //!   slow target never delays another.
-//! * What is due is asked of the spool, live and after a crash alike; nothing here needs saving. A crash
-//!   costs at most a second attempt of what was in flight.
+//! * What is due is asked of the spool, live and after a crash alike; nothing here needs saving. What has just been
+//!   kept is found on the doorstep, as long as nothing waits in the spool before it: the same, without a read. A
+//!   crash costs at most a second attempt of what was in flight.
 //! * The way to reach a target is looked up at each attempt. What is owed to a target that the config no
 //!   longer names is held until it comes back, or an operator lets go of it.
 //! * A panic in an attempt is that attempt's failure, and nobody else's.

@@ -32,6 +32,7 @@ use crate::target::{Breaker, Policy, Target};
 use crate::trace::Tracer;
 use crate::verify::{self, Keyring, Signed};
 
+mod doorstep;
 mod shared;
 
 pub fn name(text: &str) -> Name {

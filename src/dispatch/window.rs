@@ -81,6 +81,28 @@ impl Window {
         over.iter().map(|due| due.key.sequence).collect()
     }
 
+    /// Lets deliveries wait that have just come, each in its turn, and none twice that a page has brought as well;
+    /// false if they are too many.
+    pub fn add_left(&mut self, left: Vec<Due>) -> bool {
+        let turn = |due: &Due| (due.due_at, due.key.sequence);
+        for due in left {
+            if self.has(due.key.sequence) {
+                continue;
+            }
+            if self.waiting.len() >= WINDOW_MAX {
+                return false;
+            }
+            let place = self.waiting.partition_point(|one| turn(one) < turn(&due));
+            self.waiting.insert(place, due);
+        }
+        true
+    }
+
+    fn has(&self, sequence: i64) -> bool {
+        let mut waiting = self.waiting.iter();
+        self.taken.contains(&sequence) || waiting.any(|due| due.key.sequence == sequence)
+    }
+
     /// Whether fewer wait than could all begin at once.
     pub fn is_low(&self, in_flight_max: usize) -> bool {
         self.waiting.len() < in_flight_max
@@ -236,6 +258,33 @@ mod tests {
         assert_eq!(dropped, [2, 101]);
         window.add_fresh(vec![due(101, NOW)], 2);
         assert_eq!(window.without_waiting(dropped), [2]);
+    }
+
+    #[test]
+    fn what_was_left_waits_in_its_turn_and_not_twice() {
+        let mut window = Window::default();
+        window.refill(vec![old(1), due(5, NOW)]);
+        assert_eq!(window.take_oldest().unwrap().key.sequence, 1);
+        let second = NOW.plus(Duration::from_secs(1));
+        let left = [
+            due(7, second),
+            due(5, NOW),
+            due(6, NOW),
+            old(1),
+            due(8, NOW),
+        ];
+        assert!(window.add_left(left.to_vec()));
+        assert_eq!(sequences(&mut window, 0, 16), [5, 6, 8, 7]);
+    }
+
+    #[test]
+    fn what_was_left_fills_the_window_and_no_more() {
+        let mut window = Window::default();
+        let count = i64::try_from(WINDOW_MAX).unwrap();
+        assert!(window.add_left((1..=count).map(|n| due(n, NOW)).collect()));
+        assert!(window.add_left(vec![due(1, NOW)]), "it waits already");
+        assert!(!window.add_left(vec![due(count + 1, NOW)]));
+        assert_eq!(window.waiting.len(), WINDOW_MAX);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! is not found due again in between.
 
 mod claims;
+mod doorstep;
 mod settling;
 
 use std::future::pending;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::attempts::{Attempt, Attempts};
@@ -26,7 +27,7 @@ use super::window::{FRESH_FOR, Window};
 use super::{House, Phase};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::spool::{DuePage, ReadError, Wanted};
+use crate::spool::{Doorstep, DuePage, ReadError, Wanted};
 use crate::target::{Outcome, Target};
 use crate::trace;
 use settling::{Durable, Settling};
@@ -40,7 +41,8 @@ pub struct TargetWorker {
     name: Name,
     house: House,
     reloads: watch::Receiver<()>,
-    wake: Arc<Notify>,
+    /// Open while all that is due waits here or is taken, and no longer than its target answers.
+    doorstep: Arc<Doorstep>,
     metrics: TargetMetrics,
     /// As of the last reload; `None` if the config does not name it.
     target: Option<Arc<Target>>,
@@ -75,7 +77,7 @@ enum Event {
 impl TargetWorker {
     pub fn new(name: Name, house: House, reloads: watch::Receiver<()>) -> Self {
         Self {
-            wake: house.spool.wake(&name),
+            doorstep: house.spool.doorstep(&name),
             metrics: house.metrics.target(&name),
             target: house.routing.load().target(&name).cloned(),
             name,
@@ -106,10 +108,7 @@ impl TargetWorker {
                 Event::Attempt(attempt, outcome) => self.end_attempt(attempt, outcome),
                 Event::Durable(durable) => self.release(durable),
                 Event::Reloaded => self.reload(),
-                Event::Woken => {
-                    self.look_at = Instant::now();
-                    self.unseen = true;
-                }
+                Event::Woken => self.answer_the_door(),
                 Event::Turn => {}
             }
         }
@@ -124,7 +123,7 @@ impl TargetWorker {
             () = changed(&mut self.reloads) => Event::Reloaded,
             Some((attempt, outcome)) = self.attempts.next() => Event::Attempt(attempt, outcome),
             Some(durable) = self.settling.next() => Event::Durable(durable),
-            () = self.wake.notified() => Event::Woken,
+            () = self.doorstep.rung() => Event::Woken,
             () = sleep_until(timer) => Event::Turn,
         }
     }
@@ -165,7 +164,14 @@ impl TargetWorker {
             } else {
                 self.window.wants(in_flight_max)
             };
-            let Some(page) = self.read(wanted).await else {
+            if !self.breaker.is_open() {
+                self.doorstep.open();
+            }
+            let page = self.read(wanted).await;
+            if page.as_ref().is_none_or(|page| page.more) {
+                self.doorstep.close();
+            }
+            let Some(page) = page else {
                 return;
             };
             self.more = page.more;

@@ -5,9 +5,10 @@
 //! (`inspect.rs`).
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 use std::{io, thread};
 
-use cel::{Context, ExecutionError, Program, Value};
+use cel::{Context, Env, ExecutionError, Program, Value};
 use http::HeaderMap;
 
 use super::inspect::inspect;
@@ -55,6 +56,9 @@ const TEXT_BYTES_MAX: usize = 64 << 10;
 /// A quarter of this was enough for every chain of that many bytes, in an unoptimised build.
 const STACK_BYTES: usize = 256 << 20;
 
+/// What every expression may call; made with the first that is compiled, and not anew for each request.
+static LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
 impl Expression {
     /// # Errors
     /// [`ExpressionError`] with the place, if the text is not CEL or too long, or is what [`inspect`] refuses.
@@ -81,6 +85,7 @@ impl Expression {
     }
 
     fn compile_here(text: &str) -> Result<Self, ExpressionError> {
+        LazyLock::force(&LIBRARY);
         let program = Program::compile(text).map_err(|errors| {
             let Some(first) = errors.errors.into_iter().next() else {
                 return ExpressionError::at_start("not a CEL expression".into());
@@ -145,7 +150,7 @@ impl ExpressionError {
 
 impl Facts<'_> {
     pub(super) fn context(&self, reads_headers: bool) -> Option<Context<'static, 'static>> {
-        let mut context = Context::default();
+        let mut context = Context::with_env(Arc::clone(&LIBRARY));
         context.add_variable("body", self.body).ok()?;
         context.add_variable("source", self.source.as_str()).ok()?;
         context.add_variable("secret", self.secret.as_str()).ok()?;

@@ -11,8 +11,9 @@
 //! 2. `COMMIT` appends the changed pages to the log and syncs it. A crash before the sync is over
 //!    leaves all of the batch or nothing of it (the frames carry checksums). What is left is then
 //!    delivered though its sender was not told 200: it sends again, and learns the first verdict.
-//! 3. Gauges move, targets wake, everybody is answered. A crash here leaves a whole batch; settlements
-//!    in it are remembered, answers that were not sent are asked for again.
+//! 3. Deliveries are left on the doorsteps of workers that wait for them, gauges move, targets wake, everybody
+//!    is answered. A crash here leaves a whole batch; settlements in it are remembered, answers that were not
+//!    sent are asked for again, what was left is read.
 //!    An operator's order is a batch of its own, of 500 deeds at most: see `orders.rs`.
 //! 4. Another thread copies the log into the database: it syncs the log, writes the pages, syncs the
 //!    database. A crash at any point leaves the log, and opening copies it again.
@@ -70,7 +71,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::{Connection, Result as Sql};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 pub(super) use self::fault::cause;
 pub(super) use self::folder::private_file;
@@ -89,8 +90,8 @@ use self::witness::Witness;
 use self::writer::Writer;
 use super::metrics::{Metrics, Op};
 use super::{
-    AcceptError, Audit, Counts, DuePage, Fatal, Kept, Keys, OpenError, Options, ReadError,
-    Settlement, Submission, Wanted,
+    AcceptError, Audit, Counts, Doorstep, DuePage, Fatal, Kept, Keys, OpenError, Options,
+    ReadError, Settlement, Submission, Wanted,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -269,7 +270,7 @@ impl Disk {
         self.shared.fail(fatal);
     }
 
-    pub fn wake(&self, target: &Name) -> Arc<Notify> {
+    pub fn doorstep(&self, target: &Name) -> Arc<Doorstep> {
         self.shared.wakes.of(target)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::disk::Disk;
 use super::disk::queue::Queue;
@@ -11,8 +11,8 @@ use super::fallback::Fallback;
 use super::orders::{Errand, Plan, Stage};
 use super::postgres::Postgres;
 use super::{
-    AcceptError, Audit, Counts, Cursor, DuePage, Fatal, Filter, Found, Kept, Metrics, OpenError,
-    Options, Page, PostgresOptions, ReadError, Settlement, Submission, Wanted,
+    AcceptError, Audit, Counts, Cursor, Doorstep, DuePage, Fatal, Filter, Found, Kept, Metrics,
+    OpenError, Options, Page, PostgresOptions, ReadError, Settlement, Submission, Wanted,
 };
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -167,10 +167,10 @@ impl Engine {
         }
     }
 
-    pub fn wake(&self, target: &Name) -> Arc<Notify> {
+    pub fn doorstep(&self, target: &Name) -> Arc<Doorstep> {
         match self {
-            Self::Disk(disk) => disk.wake(target),
-            Self::Postgres(postgres, _) => postgres.wake(target),
+            Self::Disk(disk) => disk.doorstep(target),
+            Self::Postgres(postgres, _) => postgres.doorstep(target),
         }
     }
 

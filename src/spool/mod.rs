@@ -6,7 +6,8 @@
 //! * The same bytes at the same source are kept once; a second copy learns the first one's [`Verdict`],
 //!   after the first one's commit, for as long as the mark lives (`keep_delivered`, or less
 //!   where marks take more than a quarter of a full disk's capacity).
-//! * [`Spool::due`] is how deliveries are found, live and after a crash alike.
+//! * [`Spool::due`] is how deliveries are found, live and after a crash alike. What a commit has just put there is
+//!   left on its target's [`Doorstep`] as well, if that is open: the same, without being read back.
 //! * [`Spool::settle`] may ride along with the next commit: a crash before it costs a duplicate attempt,
 //!   never a loss. A settlement is kept in memory and tried again until it is on disk.
 //! * A record that cannot be read, or is not to the bit what was received, is never delivered, and delays
@@ -18,6 +19,7 @@
 mod audit;
 mod custody;
 mod disk;
+mod doorstep;
 mod engine;
 mod error;
 mod fallback;
@@ -35,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -45,6 +47,7 @@ pub use custody::{
     Content, Cursor, CustodyError, Delivery, DeliveryState, Discard, Done, Entry, Event, EventKind,
     Filter, Found, IDS_MAX, PAGE_MAX, Page, Release, ReleaseTo, Replay, ReplayTo, State,
 };
+pub use doorstep::Doorstep;
 use engine::Engine;
 pub use engine::Store;
 pub use error::{Fatal, KeyFault, OpenError, ReadError};
@@ -341,10 +344,10 @@ impl Spool {
         self.engine.targets_owed().await
     }
 
-    /// Notified after each commit that put deliveries for the target. It remembers one notification,
-    /// so none is missed between [`Spool::due`] and waiting. For one waiter a target.
-    pub fn wake(&self, target: &Name) -> Arc<Notify> {
-        self.engine.wake(target)
+    /// Rung after each commit that put deliveries for the target; has them, if it was open. For one worker a
+    /// target.
+    pub fn doorstep(&self, target: &Name) -> Arc<Doorstep> {
+        self.engine.doorstep(target)
     }
 
     /// Makes the target's series, with 0 if it has nothing yet.

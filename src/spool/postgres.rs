@@ -64,7 +64,7 @@ use super::disk::queue::Queue;
 use super::disk::signals::{Alarm, Aside};
 use super::disk::wakes::Wakes;
 use super::metrics::{Metrics, Op};
-use super::{AcceptError, Fatal, Kept, OpenError, ReadError, Settlement, Submission};
+use super::{AcceptError, Doorstep, Fatal, Kept, OpenError, ReadError, Settlement, Submission};
 use crate::name::Name;
 
 /// Connections that neither claim nor read: the writer's and the attendant's.
@@ -206,7 +206,7 @@ impl Postgres {
         &self.shared.queue
     }
 
-    pub fn wake(&self, target: &Name) -> Arc<Notify> {
+    pub fn doorstep(&self, target: &Name) -> Arc<Doorstep> {
         self.shared.wakes.of(target)
     }
 

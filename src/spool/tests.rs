@@ -546,7 +546,7 @@ async fn a_dropped_wait_takes_nothing_back(engine: Engine) {
     let House {
         spool, home: _kept, ..
     } = house(engine);
-    let wake = spool.wake(&name("ehr"));
+    let step = spool.doorstep(&name("ehr"));
     let mut waiting = Box::pin(spool.accept(submission("a", &["ehr"])));
     let waker = std::task::Waker::noop();
     let polled = waiting
@@ -555,6 +555,6 @@ async fn a_dropped_wait_takes_nothing_back(engine: Engine) {
     assert!(polled.is_pending());
     drop(waiting);
     while due(&spool, "ehr").await.is_empty() {
-        wake.notified().await;
+        step.rung().await;
     }
 }

@@ -20,6 +20,7 @@ impl TargetWorker {
 
     /// Lets go of what waits here: another relay may have it.
     pub fn give_up(&mut self) {
+        self.doorstep.close();
         self.given_up.append(&mut self.window.clear());
         self.more = true;
     }

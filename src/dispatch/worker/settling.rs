@@ -109,6 +109,8 @@ impl TargetWorker {
     }
 
     pub fn release(&mut self, durable: Durable) {
+        // It may lie on the doorstep as well, if it was read just then: it is known as long as it is taken.
+        self.take_in();
         self.window.release(durable.sequence);
         if let Some(back_at) = durable.back_at {
             self.look_at = self.look_at.min(back_at);

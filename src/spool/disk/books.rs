@@ -4,17 +4,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rusqlite::{Connection, Result};
-use tokio::sync::Notify;
 
 use super::fault::is_damage;
 use super::ledger::{self, Posting, Step};
 use super::rows::{Change, Names, Rows, Standing};
 use super::wakes::Wakes;
 use crate::name::Name;
-use crate::notification::Notification;
+use crate::notification::{Notification, Record};
 use crate::spool::metrics::{Metrics, Op, State, TargetMetrics};
-use crate::spool::{DeliveryState, Reason, Submission};
+use crate::spool::{DeliveryKey, DeliveryState, Doorstep, Due, Reason, Submission};
 
 pub(super) struct Books {
     metrics: Metrics,
@@ -36,9 +36,11 @@ pub(super) struct Books {
 struct Target {
     id: i64,
     posting: Posting,
-    /// Something is due for it that was not, or not yet.
+    /// Something new came for it.
+    come: bool,
+    /// Something else is due for it that was not, or not yet.
     woken: bool,
-    wake: Arc<Notify>,
+    doorstep: Arc<Doorstep>,
     metrics: TargetMetrics,
 }
 
@@ -149,8 +151,9 @@ impl Books {
         self.targets.push(Target {
             id,
             posting: Posting::default(),
+            come: false,
             woken: false,
-            wake: self.wakes.of(name),
+            doorstep: self.wakes.of(name),
             metrics: self.metrics.target(name),
         });
         self.by_name.insert(name.clone(), place);
@@ -163,7 +166,9 @@ impl Books {
 
     pub fn kept(&mut self, submission: &Submission, places: &[usize]) {
         for place in places {
-            self.step(*place, &[Step::Accepted]);
+            let target = &mut self.targets[*place];
+            target.posting[Step::Accepted as usize] += 1;
+            target.come = true;
         }
         if let Some(reason) = submission.quarantine {
             self.quarantine[reason as usize] += 1;
@@ -171,6 +176,17 @@ impl Books {
         let quarantined = submission.quarantine.is_some();
         let state = State::of(i64::from(!places.is_empty()), 0, quarantined);
         self.notifications[state as usize] += 1;
+    }
+
+    /// This is on disk as that number: workers that wait for it need not read it back.
+    pub fn leave(&self, sequence: i64, submission: &Submission) {
+        let body_bytes = submission.notification.body.len();
+        for name in &submission.targets {
+            if let Some(place) = self.by_name.get(name) {
+                let delivery = || delivery(sequence, name, &submission.notification);
+                self.targets[*place].doorstep.leave(body_bytes, delivery);
+            }
+        }
     }
 
     /// A delivery took these steps.
@@ -260,8 +276,11 @@ impl Books {
             ] {
                 counter.inc_by(posting[step as usize].unsigned_abs());
             }
+            let come = std::mem::take(&mut target.come);
             if std::mem::take(&mut target.woken) {
-                target.wake.notify_one();
+                target.doorstep.ring();
+            } else if come {
+                target.doorstep.tell();
             }
         }
         for state in State::ALL {
@@ -306,6 +325,27 @@ impl Books {
         let id = rows.name(name.as_str())?;
         self.names.insert(name.clone(), id);
         Ok(id)
+    }
+}
+
+/// As a reader would find it.
+fn delivery(sequence: i64, target: &Name, record: &Record) -> Due {
+    Due {
+        key: DeliveryKey {
+            sequence,
+            target: target.clone(),
+        },
+        record: Record {
+            // The body as it came holds a share of the ingress's budget.
+            body: Bytes::copy_from_slice(&record.body),
+            ..record.clone()
+        },
+        attempts: 0,
+        attempts_before: 0,
+        owed_since: record.received_at,
+        due_at: record.received_at,
+        replay: false,
+        resume_at: None,
     }
 }
 

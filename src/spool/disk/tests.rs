@@ -2,6 +2,7 @@
 
 mod custody;
 pub(in crate::spool) mod damage;
+mod doorstep;
 mod orders;
 mod sealed;
 

@@ -3,18 +3,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
-
 use crate::name::Name;
+use crate::spool::Doorstep;
 
-/// One [`Notify`] a target; as many as targets were ever configured.
+/// One [`Doorstep`] a target; as many as targets were ever configured.
 #[derive(Default)]
 pub(in crate::spool) struct Wakes {
-    by_target: Mutex<HashMap<Name, Arc<Notify>>>,
+    by_target: Mutex<HashMap<Name, Arc<Doorstep>>>,
 }
 
 impl Wakes {
-    pub fn of(&self, target: &Name) -> Arc<Notify> {
+    pub fn of(&self, target: &Name) -> Arc<Doorstep> {
         let mut wakes = self
             .by_target
             .lock()
@@ -25,7 +24,7 @@ impl Wakes {
     pub fn all(&self) {
         let wakes = self.by_target.lock();
         for wake in wakes.unwrap_or_else(PoisonError::into_inner).values() {
-            wake.notify_one();
+            wake.ring();
         }
     }
 }

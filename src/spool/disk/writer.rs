@@ -129,7 +129,7 @@ impl<'c> Writer<'c> {
             written = self.transact_anew(batch, first_seq);
         }
         match written {
-            Ok(()) => self.committed(batch, began.elapsed()),
+            Ok(()) => self.committed(batch, first_seq, began.elapsed()),
             Err(error) => {
                 self.next_seq = first_seq;
                 let fault = self.undo(&error)?;
@@ -162,17 +162,27 @@ impl<'c> Writer<'c> {
         true
     }
 
-    fn committed(&mut self, batch: &mut Batch, took: Duration) {
+    fn committed(&mut self, batch: &mut Batch, first_seq: i64, took: Duration) {
         let size = batch.accepts.len() + batch.settlements.len();
         let metrics = &self.shared.metrics;
         metrics.commit_seconds.observe(took.as_secs_f64());
         #[allow(clippy::cast_precision_loss)] // a few thousand
         metrics.commit_batch.observe(size as f64);
+        self.leave(batch, first_seq);
         self.close_books();
         self.answer(batch);
         for settle in batch.settlements.drain(..) {
             // Whoever does not wait for it has let go of the receiver.
             let _ = settle.done.send(());
+        }
+    }
+
+    /// Before anything of the next batch: what is left is on its doorstep before it can be settled.
+    fn leave(&self, batch: &Batch, first_seq: i64) {
+        let answers = batch.accepts.iter().zip(&self.answers);
+        let new = answers.filter(|(_, answer)| **answer == Ok(Kept::Now));
+        for (seq, (accept, _)) in (first_seq..).zip(new) {
+            self.books.leave(seq, &accept.submission);
         }
     }
 
@@ -262,6 +272,9 @@ impl<'c> Writer<'c> {
                 .keep_delivery(seq, target, notification.received_at)?;
         }
         self.books.kept(submission, &self.places);
+        if cfg!(sabotage = "left-before-the-commit") {
+            self.books.leave(seq, submission);
+        }
         self.next_seq += 1;
         *room = left;
         Ok(Ok(Kept::Now))

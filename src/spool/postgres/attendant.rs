@@ -134,7 +134,7 @@ fn obey(shared: &Shared, word: &str) {
             Ok(number) => {
                 // A target that was never met here has no worker that could wake.
                 if let Some(name) = shared.names.met(number) {
-                    shared.wakes.of(&name).notify_one();
+                    shared.wakes.of(&name).ring();
                 }
             }
             Err(_) => shared.wakes.all(),

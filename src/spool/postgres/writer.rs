@@ -346,7 +346,7 @@ impl<'s> Writer<'s> {
         }
         for number in &books.woken {
             if let Some(name) = self.shared.names.met(*number) {
-                self.shared.wakes.of(&name).notify_one();
+                self.shared.wakes.of(&name).ring();
             }
         }
         self.shared.announcements.note(books.woken.iter().copied());

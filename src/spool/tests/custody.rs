@@ -359,14 +359,14 @@ async fn a_replay_wakes_its_target_and_moves_the_oldest_pending_back(engine: Eng
     later.notification = received_at(b"b", NOW.plus(Duration::from_mins(1)));
     accept(&spool, later).await;
     oldest(NOW.as_seconds() + 60.0).await;
-    let wake = spool.wake(&name("ehr"));
-    wake.notified().await;
+    let step = spool.doorstep(&name("ehr"));
+    step.rung().await;
     let ids = Filter {
         ids: Some(vec![id]),
         ..Filter::default()
     };
     replay(&spool, ids, ReplayTo::All).await;
-    wake.notified().await;
+    step.rung().await;
     oldest(NOW.as_seconds()).await;
 }
 

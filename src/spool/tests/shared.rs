@@ -119,18 +119,18 @@ async fn of_copies_at_many_relays_one_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_in_at_one_relay_wakes_the_others() {
     let (_server, [a, b]) = relays();
-    let wake = b.wake(&name("ehr"));
+    let step = b.doorstep(&name("ehr"));
     let patience = Duration::from_secs(5); // below the 10 s after which all look
     fill(&a, 1).await;
     // The name is met by being asked for.
     assert_eq!(due(&b, "ehr").await.len(), 1);
-    tokio::time::timeout(Duration::from_millis(300), wake.notified())
+    tokio::time::timeout(Duration::from_millis(300), step.rung())
         .await
         .ok();
     a.accept(submission("new", &["ehr"]))
         .await
         .expect("is kept");
-    let woken = tokio::time::timeout(patience, wake.notified()).await;
+    let woken = tokio::time::timeout(patience, step.rung()).await;
     woken.expect("is told");
 }
 
