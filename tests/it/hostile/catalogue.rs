@@ -414,6 +414,7 @@ const CATALOGUE: &[(&str, &[&str])] = &[
             "a_clock_that_jumps_stops_nothing_and_refuses_nobody",
             "a_retry_that_waits_when_the_clock_is_set_back_does_not_wait_for_the_clock",
             "a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing",
+            "a_clock_before_1970_trusts_no_target_and_ends_nothing",
             "arithmetic_at_the_ends_of_time_saturates",
         ],
     ),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fresh;
-use crate::harness::{Relay, Setup, Target, Watch, eventually, sign};
+use crate::harness::{Passage, Relay, Setup, Target, Watch, Way, eventually, sign};
 
 /// What Debian's package `libfaketime` installs, whatever the machine.
 fn faketime() -> PathBuf {
@@ -158,4 +158,44 @@ async fn a_clock_that_is_set_far_ahead_makes_dead_letters_and_loses_nothing() {
     assert_eq!(status, 200, "K01: {answer}");
     eventually("K01: it is delivered", async || target.count() > tried).await;
     watch.goes_on(&relay, "K01: set far ahead").await;
+}
+
+/// Its target is another relay, which has a certificate: of no use before 1970, and none the worse for it after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_before_1970_trusts_no_target_and_ends_nothing() {
+    const ROW: &str = "K01: before 1970";
+    let last = Target::accepting().await;
+    let beyond = Setup::new(&to(&last));
+    let other = beyond.start();
+    let passage = Passage::to(9).await;
+    let setup = Setup::new(&format!(
+        "
+targets:
+  - name: ehr
+    http:
+      url: https://localhost:{}/webhooks/notification
+      tls: {{ ca: {} }}
+    retry: {{ initial: 100ms, max: 100ms }}
+    breaker: {{ probe_after: 50ms, probe_max: 100ms }}
+routes: [{{ name: all, to: [ehr] }}]
+",
+        passage.address.port(),
+        beyond.path().join("tls.crt").display()
+    ));
+    let (clock, relay) = Clock::start(setup.path(), &setup);
+    let answer = relay.sender().post(fresh()).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{ROW}");
+    clock.set("-2000000000");
+    passage.lead(Way::To(other.sender_address.port()));
+    let untrusted = "suki_relay_attempts_total{outcome=\"tls\",target=\"ehr\"}";
+    eventually(&format!("{ROW}: it trusts nobody"), async || {
+        relay.metric(untrusted).await > 0.5
+    })
+    .await;
+    assert_eq!(last.count(), 0, "{ROW}");
+    let mut watch = Watch::begin(&relay);
+    clock.set("+0");
+    eventually(&format!("{ROW}: it arrives"), async || last.count() == 1).await;
+    watch.goes_on(&relay, ROW).await;
+    eventually(&format!("{ROW}: the next, too"), async || last.count() == 2).await;
 }
