@@ -1,5 +1,6 @@
-//! Private keys out of PEM (RFC 7468), and nothing of them left behind: the usual reader and the usual builders of
-//! TLS each drop copies that are not wiped. What stays is the library's own key, which wipes itself.
+//! Private keys out of PEM (RFC 7468), and certificates into it, with nothing of a key left behind: the usual reader
+//! and the usual builders of TLS each drop copies that are not wiped. What stays is the library's own key, which
+//! wipes itself.
 
 use std::sync::Arc;
 
@@ -71,13 +72,27 @@ pub fn identity(
     }
 }
 
+/// These, and nothing else that a file of theirs may hold.
+pub fn of_certificates(chain: &[CertificateDer<'_>]) -> Vec<u8> {
+    let mut pem = Vec::new();
+    for certificate in chain {
+        pem.extend(b"-----BEGIN CERTIFICATE-----\n");
+        for line in STANDARD.encode(certificate).as_bytes().chunks(64) {
+            pem.extend(line);
+            pem.push(b'\n');
+        }
+        pem.extend(b"-----END CERTIFICATE-----\n");
+    }
+    pem
+}
+
 fn parse(text: &[u8]) -> Result<Arc<dyn SigningKey>, KeyError> {
     let mut lines = text.split(|byte| matches!(byte, b'\n' | b'\r'));
     let form = lines.find_map(form).ok_or(KeyError::None)?;
     let mut base64 = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut ends = false;
     for line in lines {
-        ends = line.starts_with(b"-----END ");
+        ends = line.trim_ascii().starts_with(b"-----END ");
         if ends {
             break;
         }

@@ -89,12 +89,9 @@ impl Schema {
         let schema: Value = serde_json::from_slice(text)
             .map_err(|error| CompileError(format!("the schema is not JSON: {error}")))?;
         jsonschema::draft202012::meta::validate(&schema).map_err(|error| {
-            CompileError(format!(
-                "not a JSON Schema (2020-12): {}: {}",
-                error.instance_path(),
-                // The file's path may be a slip, and what it holds a secret.
-                error.masked()
-            ))
+            // The file's path may be a slip, and what it holds a secret.
+            let (at, why) = (place(&error), error.masked());
+            CompileError(format!("not a JSON Schema (2020-12): {at}{why}"))
         })?;
         let validator = jsonschema::draft202012::options()
             .offline()
@@ -164,8 +161,16 @@ fn does_not_compile(error: &ValidationError<'_>) -> CompileError {
         }
         _ => error.masked().to_string(),
     };
-    let at = error.instance_path();
-    CompileError(format!("the schema does not compile: {at}: {why}"))
+    let at = place(error);
+    CompileError(format!("the schema does not compile: {at}{why}"))
+}
+
+/// Where it is, if it is not all of it.
+fn place(error: &ValidationError<'_>) -> String {
+    match error.instance_path().to_string() {
+        at if at.is_empty() => at,
+        at => at + ": ",
+    }
 }
 
 fn value(body: &[u8]) -> Result<Value, String> {

@@ -3,13 +3,17 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use futures_util::future::join_all;
+use futures_util::future::ready;
+use futures_util::stream::{self, StreamExt};
 
 use super::{ConfigFile, Environment, Failure, innermost, print, runtime};
 use crate::config::Config;
 use crate::routing::Routing;
 use crate::spool::{Spool, Store};
 use crate::target::{Reason, Unreached};
+
+/// Connections that are tried at a time.
+const AT_ONCE: usize = 16;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -20,7 +24,7 @@ pub(super) struct Arguments {
     /// Relative paths in it begin at its own folder: keep it beside the new one.
     #[arg(long, value_name = "OLD")]
     against: Option<PathBuf>,
-    /// Also connect to each target, and send it nothing; and to the server of `spool.postgres`, and see whether it would
+    /// Also connect to each target, and send it nothing (one that wants our certificate may refuse it later); and to the server of `spool.postgres`, and see whether it would
     /// keep what it is given
     #[arg(long)]
     connect: bool,
@@ -46,7 +50,10 @@ pub(super) fn run(arguments: &Arguments, environment: Environment<'_>) -> Result
 
 /// Tells of each target that cannot be reached, and then of the spool's server.
 fn connect(config: &Config) -> Result<(), Failure> {
-    let unreached = runtime()?.block_on(unreached(&config.routing));
+    let runtime = runtime()?;
+    let unreached = runtime.block_on(unreached(&config.routing));
+    // A look-up that nobody waits for any more may take its time still.
+    runtime.shutdown_background();
     for told in &unreached {
         eprintln!("{told}");
     }
@@ -67,7 +74,8 @@ async fn unreached(routing: &Routing) -> Vec<String> {
         let (reason, why) = (unreached.reason.as_str(), why(&unreached));
         Some(format!("target `{}` ({reason}): {why}", target.name))
     });
-    let mut told: Vec<_> = join_all(tried).await.into_iter().flatten().collect();
+    let tried = stream::iter(tried).buffer_unordered(AT_ONCE);
+    let mut told: Vec<_> = tried.filter_map(ready).collect().await;
     told.sort_unstable();
     told
 }

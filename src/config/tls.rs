@@ -6,6 +6,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::sign::SigningKey;
+use zeroize::Zeroizing;
 
 use super::block::Block;
 use super::reader::{At, Read};
@@ -186,13 +187,15 @@ type Certificates = (Vec<u8>, Vec<CertificateDer<'static>>);
 
 fn certificates(at: &At<'_>) -> Read<Certificates> {
     let (path, bytes) = references::file(at)?;
+    // A key may be in it, too.
+    let bytes = Zeroizing::new(bytes);
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match parsed {
         Ok(certificates) if certificates.is_empty() => at.problem(format!(
             "{} holds no certificate in PEM; it would begin with `-----BEGIN CERTIFICATE-----`",
             path.display()
         )),
-        Ok(certificates) => Ok((bytes, certificates)),
+        Ok(certificates) => Ok((pem::of_certificates(&certificates), certificates)),
         Err(_) => at.problem(format!(
             "{} is damaged: its PEM does not parse",
             path.display()

@@ -84,7 +84,10 @@ fn none_starts(command: &Command, why: &str, row: &str) {
 fn told_missing(relay: &Relay) -> usize {
     let told = |line: &serde_json::Value| {
         let message = line["message"].as_str().unwrap_or_default();
-        line["level"] == "ERROR" && message.starts_with("moved, removed or cut short")
+        line["level"] == "ERROR"
+            && ["moved or removed", "cut short"]
+                .iter()
+                .any(|begin| message.starts_with(begin))
     };
     relay.log().iter().filter(|line| told(line)).count()
 }

@@ -9,6 +9,7 @@ use rusqlite::{MAIN_DB, Result as Sql};
 
 use super::fault::{Fault, is_busy, is_damage};
 use super::rows::Rows;
+use super::witness;
 use super::writer::{TICK, Writer};
 use super::{BUSY_TIMEOUT, PAGE_BYTES};
 use crate::clock::Timestamp;
@@ -157,17 +158,22 @@ impl<'c> Writer<'c> {
     }
 
     fn look_at_the_disk(&mut self) {
-        let missing = self.shared.witness.misses();
-        match missing {
-            Some(file) if self.in_place => tracing::error!(
+        let fault = self.shared.witness.fault();
+        match fault {
+            Some(witness::Fault::Misplaced(file)) if self.in_place => tracing::error!(
                 file = %file.display(),
-                "moved, removed or cut short while the relay runs: new notifications are refused, what is \
-                 owed is delivered; bring the file back, or let deliveries end before the relay does"
+                "moved or removed while the relay runs: new notifications are refused, what is owed is \
+                 delivered; bring the file back, or let deliveries end before the relay does"
+            ),
+            Some(witness::Fault::CutShort(file)) if self.in_place => tracing::error!(
+                file = %file.display(),
+                "cut short while the relay runs: new notifications are refused, what can be read is delivered; \
+                 find out who did it, and restart the relay"
             ),
             None if !self.in_place => tracing::info!("the spool's files are back in their place"),
             _ => {}
         }
-        self.in_place = missing.is_none();
+        self.in_place = fault.is_none();
         if self.shared.ballast.restore() {
             tracing::info!("the disk has room again: new notifications are accepted");
         }

@@ -4,7 +4,9 @@
 //! process. So nothing more is promised, and what is there is delivered as long as the process lives.
 //! Looked at once a second: what is answered 200 within that second is lost if the file stays away.
 //! A database that is shorter than it was has been cut by somebody, for nothing here makes it shorter: until the next
-//! start, which reads what is left, nothing more is promised either. Its log becomes shorter by itself.
+//! start, which reads what is left, nothing more is promised either. Its log becomes shorter by itself. If the log is
+//! copied into it before the next look, it is as long as before, and what was cut is zeros: that is damage, which
+//! whoever reads it meets.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,6 +19,14 @@ pub(super) struct Witness {
     database: PathBuf,
     /// As long as the database has been; without end once it was cut short.
     longest: AtomicU64,
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Copy)]
+pub(super) enum Fault<'w> {
+    /// Moved or removed.
+    Misplaced(&'w Path),
+    CutShort(&'w Path),
 }
 
 /// Device and inode.
@@ -38,18 +48,25 @@ impl Witness {
         }
     }
 
-    /// A file that is not in its place, or not whole.
-    pub fn misses(&self) -> Option<&Path> {
-        self.misplaced().or_else(|| self.cut_short())
+    /// A file that is not in its place, or not whole. To be asked by one at a time.
+    pub fn fault(&self) -> Option<Fault<'_>> {
+        self.misplaced().map(Fault::Misplaced).or_else(|| {
+            self.is_cut_short()
+                .then_some(Fault::CutShort(&self.database))
+        })
     }
 
-    fn cut_short(&self) -> Option<&Path> {
-        let length = fs::metadata(&self.database).ok()?.len();
-        if length >= self.longest.fetch_max(length, Ordering::Relaxed) {
-            return None;
+    fn is_cut_short(&self) -> bool {
+        let longest = self.longest.load(Ordering::Relaxed);
+        if longest == u64::MAX {
+            return true;
         }
-        self.longest.store(u64::MAX, Ordering::Relaxed);
-        Some(&self.database)
+        // An error tells nothing of how long it is.
+        let length = fs::metadata(&self.database).map_or(longest, |found| found.len());
+        let is_cut = length < longest;
+        let longest = if is_cut { u64::MAX } else { length };
+        self.longest.store(longest, Ordering::Relaxed);
+        is_cut
     }
 
     fn misplaced(&self) -> Option<&Path> {

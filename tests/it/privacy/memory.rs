@@ -115,7 +115,8 @@ fn put_pair(setup: &Setup, name: &str) -> Vec<Vec<u8>> {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = pair.signing_key.serialize_pem();
     let file = |end: &str| setup.path().join(format!("{name}.{end}"));
-    fs::write(file("crt"), pair.cert.pem()).expect("writable");
+    // As many tools write it: all in one file.
+    fs::write(file("crt"), format!("{}{key}", pair.cert.pem())).expect("writable");
     fs::write(file("key"), &key).expect("writable");
     let base64 = key.lines().filter(|line| !line.starts_with('-'));
     let mut wanted: Vec<_> = base64.map(|line| line.as_bytes().to_vec()).collect();
