@@ -11,8 +11,9 @@
 //!   is on it may be among what that finds.
 //! * What is left is there before any settlement of it can be durable.
 //!
-//! Limits: [`LEFT_MAX`] deliveries of [`LEFT_BYTES_MAX`] each, copies that hold no share of the ingress's
-//! budget. A crash leaves nothing of it, and needs nothing.
+//! Limits: [`LEFT_MAX`] deliveries, whose bodies have [`LEFT_BYTES_MAX`] at most: 1 MiB, and the few header fields that
+//! are kept. Targets of one notification share a copy of its body, which holds no share of the ingress's budget. A
+//! crash leaves nothing of it, and needs nothing.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};

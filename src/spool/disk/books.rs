@@ -180,10 +180,17 @@ impl Books {
 
     /// This is on disk as that number: workers that wait for it need not read it back.
     pub fn leave(&self, sequence: i64, submission: &Submission) {
-        let body_bytes = submission.notification.body.len();
+        let notification = &submission.notification;
+        let body_bytes = notification.body.len();
+        // The body as it came holds a share of the ingress's budget: one copy is for all targets.
+        let mut copy = None;
         for name in &submission.targets {
             if let Some(place) = self.by_name.get(name) {
-                let delivery = || delivery(sequence, name, &submission.notification);
+                let delivery = || {
+                    let body =
+                        copy.get_or_insert_with(|| Bytes::copy_from_slice(&notification.body));
+                    delivery(sequence, name, notification, body.clone())
+                };
                 self.targets[*place].doorstep.leave(body_bytes, delivery);
             }
         }
@@ -329,15 +336,14 @@ impl Books {
 }
 
 /// As a reader would find it.
-fn delivery(sequence: i64, target: &Name, record: &Record) -> Due {
+fn delivery(sequence: i64, target: &Name, record: &Record, body: Bytes) -> Due {
     Due {
         key: DeliveryKey {
             sequence,
             target: target.clone(),
         },
         record: Record {
-            // The body as it came holds a share of the ingress's budget.
-            body: Bytes::copy_from_slice(&record.body),
+            body,
             ..record.clone()
         },
         attempts: 0,
