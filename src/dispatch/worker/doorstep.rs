@@ -21,6 +21,9 @@ impl TargetWorker {
         let all = self.window.add_left(left);
         if !all {
             self.doorstep.close();
+            // Not before what waits here has become little: a page would take its place.
+            self.more = true;
+            self.unseen = true;
         }
         all
     }
