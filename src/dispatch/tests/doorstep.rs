@@ -43,7 +43,13 @@ async fn what_is_left_while_it_is_in_hand_is_not_sent_again() {
     eventually("it begins", async || server.waiting.load(SeqCst) == 1).await;
     let again = rig.spool.due(&name("ehr"), Timestamp::now(), 1).await;
     let again = again.unwrap().deliveries.remove(0);
-    rig.spool.doorstep(&name("ehr")).leave(0, || again);
+    let mut is_left = false;
+    let leave = || {
+        is_left = true;
+        again
+    };
+    rig.spool.doorstep(&name("ehr")).leave(0, leave);
+    assert!(is_left, "it is open");
     server.gate.add_permits(1000);
     eventually("it arrives", async || rig.delivered("ehr").await == 2).await;
     for n in 3..=5 {

@@ -109,7 +109,8 @@ impl TargetWorker {
     }
 
     pub fn release(&mut self, durable: Durable) {
-        // It may lie on the doorstep as well, if it was read just then: it is known as long as it is taken.
+        // It may lie on the doorstep as well, if it was read just then: it is known as long as it is taken. Whatever
+        // that does not find has rung, or is about to.
         self.take_in();
         self.window.release(durable.sequence);
         if let Some(back_at) = durable.back_at {
