@@ -251,7 +251,7 @@ impl Relay {
 
     /// By a signal, or as one ends that cannot use its spool.
     pub fn has_ended(&mut self) -> bool {
-        let ended = self.child.try_wait().expect("a child");
+        let ended = self.end();
         let code = ended.and_then(|status| status.code());
         assert!(
             matches!(code, None | Some(74)),
@@ -259,6 +259,11 @@ impl Relay {
             self.log()
         );
         ended.is_some()
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
     }
 
     /// Waits for a log line with this message.
@@ -272,7 +277,7 @@ impl Relay {
             if let Some(line) = found {
                 return line;
             }
-            let ended = self.child.try_wait().expect("a child");
+            let ended = self.end();
             assert!(
                 ended.is_none(),
                 "the relay ended: {ended:?}\n{:?}",
@@ -352,7 +357,7 @@ impl Relay {
     pub async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
+            if let Some(status) = self.end() {
                 return status;
             }
             assert!(

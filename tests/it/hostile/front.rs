@@ -8,7 +8,7 @@ use serde_json::Value;
 use suki_relay::clock::Timestamp;
 use suki_relay::verify::content_digest;
 
-use crate::harness::{CANARY, Relay, Setup, Watch, eventually, sign};
+use crate::harness::{CANARY, Relay, Setup, Watch, comes_to, eventually, sign};
 
 pub struct Front {
     setup: Setup,
@@ -93,14 +93,7 @@ impl Front {
         target: &str,
         is_so: impl Fn(&Delivery) -> bool,
     ) -> Delivery {
-        for _ in 0..1500 {
-            let delivery = self.delivery(id, target).await;
-            if is_so(&delivery) {
-                return delivery;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{what}: {:?}", self.delivery(id, target).await);
+        comes_to(what, || self.delivery(id, target), is_so).await
     }
 
     /// An operator has it sent again now.
