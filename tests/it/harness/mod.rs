@@ -24,7 +24,7 @@ pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};
 pub use target::{Request, Target};
-pub use watch::Watch;
+pub use watch::{MEMORY_KIB, Watch};
 
 /// The partner secret of every test.
 pub const SECRET: &str = "whsec-test-partner-secret-0001";

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, SECRET, Sender, SmallDisk};
+use super::{CANARY, PATIENCE, SECRET, Sender, SmallDisk};
 
 /// A folder with a config, a certificate and a secret; the spool is kept in it across relays.
 pub struct Setup {
@@ -47,6 +47,14 @@ impl Setup {
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// What a target is shown, in the files `key` and `token`, if the config names them.
+    pub fn put_credentials(&self) {
+        for name in ["key", "token"] {
+            let file = self.path().join(name);
+            std::fs::write(file, format!("{CANARY}-{name}")).expect("writable");
+        }
     }
 
     pub fn write_config(&self, rest: &str) {

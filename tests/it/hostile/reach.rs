@@ -61,10 +61,6 @@ fn target(name: &str, address: impl std::fmt::Display) -> String {
     )
 }
 
-fn is_delivered(delivery: &Delivery) -> bool {
-    delivery.state == "delivered"
-}
-
 /// Of a network without a way there, the broadcast address of loopback serves for one: connect(2) has
 /// ENETUNREACH for it on any machine.
 const NO_ROUTE: &str = "127.255.255.255:80";
@@ -87,7 +83,7 @@ async fn what_cannot_be_reached_is_tried_again_within_the_time_to_connect() {
     let body = fresh();
     let id = front.post(&body).await;
     front
-        .comes_to("G01: the good one", &id, "good", is_delivered)
+        .comes_to("G01: the good one", &id, "good", Delivery::is_delivered)
         .await;
     for (name, _) in rows {
         let again = |delivery: &Delivery| delivery.attempts > 1;
@@ -116,10 +112,20 @@ async fn what_cannot_be_reached_is_tried_again_within_the_time_to_connect() {
         Foe::at(later.listen(1024).expect("listens")),
     ];
     front
-        .comes_to("G01: back from the hole", &id, "blackhole", is_delivered)
+        .comes_to(
+            "G01: back from the hole",
+            &id,
+            "blackhole",
+            Delivery::is_delivered,
+        )
         .await;
     front
-        .comes_to("G01: no more refused", &id, "refused", is_delivered)
+        .comes_to(
+            "G01: no more refused",
+            &id,
+            "refused",
+            Delivery::is_delivered,
+        )
         .await;
     for foe in &back {
         assert_eq!(foe.times(body.as_bytes()), 1, "G01: once");

@@ -1,7 +1,6 @@
 //! A relay under attack, and what must hold when the attack is over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{fresh, whole};
-use crate::harness::{CANARY, Relay, Setup, Target, Watch, assert_untold, comes_to, eventually};
+use crate::harness::{Relay, Setup, Target, Watch, assert_untold, comes_to, eventually};
 
 /// The reason of what nobody has signed: it is kept in the ring, and is no notification.
 pub const UNVERIFIED: &str = "unverified";
 
 /// Ends at all, on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 pub struct Siege {
     pub setup: Setup,
@@ -81,10 +80,7 @@ routes:
             target.url()
         );
         let setup = setup(&rest);
-        for secret in ["key", "token"] {
-            let file = setup.path().join(secret);
-            fs::write(file, format!("{CANARY}-{secret}")).expect("writable");
-        }
+        setup.put_credentials();
         let relay = setup.start_at("trace");
         let mut siege = Self {
             watch: Watch::begin(&relay),
@@ -228,8 +224,7 @@ routes:
     }
 
     fn delivered(&self) -> BTreeSet<Vec<u8>> {
-        let requests = self.target.requests();
-        requests.iter().map(|r| r.body.to_vec()).collect()
+        self.target.taken()
     }
 
     /// On a connection of its own.

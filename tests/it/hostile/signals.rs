@@ -2,7 +2,6 @@
 //! or by the next one.
 
 use std::collections::HashSet;
-use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
@@ -50,12 +49,7 @@ impl Place {
         let owed: HashSet<Vec<u8>> = owed.map(|(body, _)| body.into_bytes()).collect();
         eventually(
             &format!("{row}: what was answered 200 arrives"),
-            async || {
-                let requests = self.target.requests().into_iter();
-                let taken = requests.filter(|request| request.status == 200);
-                let taken: HashSet<Vec<u8>> = taken.map(|request| request.body.into()).collect();
-                taken.is_superset(&owed)
-            },
+            async || self.target.taken::<HashSet<_>>().is_superset(&owed),
         )
         .await;
     }
@@ -166,11 +160,7 @@ async fn a_relay_that_is_given_no_memory_ends_and_loses_nothing_that_was_answere
     let load = Load::start(&relay, &place.answers);
     place.more_are_answered(ROW).await;
     let pid = relay.pid().to_string();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
-    let size = size.expect("a line").trim().trim_end_matches(" kB");
-    let bytes = size.parse::<u64>().expect("a number") * 1024;
-    let limit = format!("--as={bytes}:");
+    let limit = format!("--as={}:", relay.status_kib("VmSize") * 1024);
     let set = Command::new("prlimit")
         .args(["--pid", &pid, &limit])
         .status();

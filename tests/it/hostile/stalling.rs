@@ -7,10 +7,8 @@ use std::time::Duration;
 use super::foe::{CANARIES, Foe, Play};
 use super::fresh;
 use super::front::{Delivery, Front};
-use crate::harness::eventually;
+use crate::harness::{MEMORY_KIB, eventually};
 
-/// What an answer may cost in memory, beside what was there before.
-const MEMORY_KIB: u64 = 4 * 1024;
 /// What the relay reads, and what the sockets of both sides hold.
 const TAKEN_BYTES: usize = 32 << 20;
 /// A second is all that the relay gives a body without end; this, a loaded machine.
@@ -192,10 +190,6 @@ fn bombs() -> Vec<Row> {
     ]
 }
 
-fn is_delivered(delivery: &Delivery) -> bool {
-    delivery.state == "delivered"
-}
-
 /// With so many seconds for an attempt.
 async fn begin(foe: &Foe, seconds: u64) -> Front {
     let mut front = Front::begin(&format!(
@@ -212,13 +206,9 @@ routes: [{{ name: all, to: [ehr] }}]
 ",
         foe.url()
     ));
-    foe.plays(Play::answer("503 canary", "content-length: 0\r\n", ""));
-    let id = front.post(&fresh()).await;
-    let failed = |delivery: &Delivery| delivery.attempts > 0;
-    front.comes_to("a failure", &id, "ehr", failed).await;
-    foe.plays(Play::good());
-    front.comes_to("it is had", &id, "ehr", is_delivered).await;
-    front.is_warm();
+    let fail = || foe.plays(Play::answer("503 canary", "content-length: 0\r\n", ""));
+    let mend = || foe.plays(Play::good());
+    front.warm_up(&fresh(), "ehr", fail, mend).await;
     front
 }
 
@@ -232,7 +222,9 @@ async fn ends(front: &Front, foe: &Foe, row: &Row, body: &str) -> Duration {
     let delivery = front.comes_to(&what, &id, "ehr", tried).await;
     assert_eq!(delivery.outcome, row.outcome, "{what}");
     foe.plays(Play::good());
-    front.comes_to(&what, &id, "ehr", is_delivered).await;
+    front
+        .comes_to(&what, &id, "ehr", Delivery::is_delivered)
+        .await;
     eventually(&format!("{what}: its connections are closed"), async || {
         foe.open() == 0
     })
