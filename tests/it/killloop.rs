@@ -240,7 +240,7 @@ impl Load {
 }
 
 /// What a target took, as often as it took it.
-fn bodies(target: &Target) -> Vec<String> {
+pub fn bodies(target: &Target) -> Vec<String> {
     let taken: Vec<_> = target.taken();
     let text = |body| String::from_utf8(body).expect("text");
     taken.into_iter().map(text).collect()
