@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::harness::{Passage, Postgres, Relay, Setup, Target, Way, eventually, knob};
+use crate::killloop::bodies;
 
 const RELAYS: usize = 3;
 const SENDERS: usize = 2;
@@ -245,12 +246,7 @@ impl Place {
         .await;
         let mut twice = 0;
         for (n, target) in targets.iter().enumerate() {
-            let came: Vec<String> = target
-                .requests()
-                .into_iter()
-                .filter(|request| request.status == 200)
-                .map(|request| String::from_utf8(request.body.into()).expect("text"))
-                .collect();
+            let came = bodies(target);
             let mut there: HashSet<String> = came.iter().cloned().collect();
             twice += came.len() - there.len();
             let dead = format!(

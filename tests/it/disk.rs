@@ -42,9 +42,7 @@ async fn post(relay: &Relay, n: usize, row: &str) -> Vec<u8> {
 }
 
 fn delivered(target: &Target) -> HashSet<Vec<u8>> {
-    let requests = target.requests();
-    let taken = requests.iter().filter(|request| request.status == 200);
-    taken.map(|request| request.body.to_vec()).collect()
+    target.taken()
 }
 
 async fn probes_are_well(relay: &Relay) {

@@ -240,12 +240,10 @@ impl Load {
 }
 
 /// What a target took, as often as it took it.
-fn bodies(target: &Target) -> Vec<String> {
-    let requests = target.requests().into_iter();
-    let taken = requests.filter(|request| request.status == 200);
-    taken
-        .map(|request| String::from_utf8(request.body.into()).expect("text"))
-        .collect()
+pub fn bodies(target: &Target) -> Vec<String> {
+    let taken: Vec<_> = target.taken();
+    let text = |body| String::from_utf8(body).expect("text");
+    taken.into_iter().map(text).collect()
 }
 
 fn taken(target: &Target) -> HashSet<String> {

@@ -5,7 +5,7 @@
 mod kept;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use suki_relay::clock::Timestamp;
 use suki_relay::spool::Kept;
@@ -76,10 +76,8 @@ async fn a_relay_starts_on_a_long_backlog_and_takes_what_is_new() {
     let target = Target::broken().await;
     let setup = Setup::new(&config(std::slice::from_ref(&target)));
     fill(&setup.path().join("spool"), "t0").await;
-    let began = Instant::now();
+    // Within the patience of the harness; how long it takes, a bench tells.
     let relay = setup.start_at("trace");
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(10), "S04: {took:?}");
     let pending = "suki_relay_deliveries_pending{target=\"t0\"}";
     assert!(relay.metric(pending).await > BACKLOG as f64 - 0.5, "S04");
     for probe in ["/startupz", "/readyz", "/livez"] {
@@ -91,7 +89,17 @@ async fn a_relay_starts_on_a_long_backlog_and_takes_what_is_new() {
         target.count() > 1000
     })
     .await;
-    relay.is_well("S04: while it is delivered").await;
+    // What it keeps of the spool in memory grows meanwhile: for the whole look it has to be done.
+    let answer = relay.sender().post(fresh()).await;
+    assert_eq!(answer.expect("an answer").status, 200, "S04: meanwhile");
+    relay.told_nobody([0; 2]).await;
+    for step in 1..=BACKLOG / 1000 {
+        eventually(&format!("S04: {step} thousand arrive"), async || {
+            relay.metric(pending).await < ((BACKLOG - step * 1000) as f64 + 0.5)
+        })
+        .await;
+    }
+    relay.is_well("S04: all of it is delivered").await;
 }
 
 /// Received over the last hours, by the spool's own door.

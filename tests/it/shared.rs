@@ -31,8 +31,7 @@ fn body(n: usize) -> String {
 }
 
 fn delivered(target: &Target) -> HashSet<Vec<u8>> {
-    let requests = target.requests().into_iter();
-    requests.map(|request| request.body.to_vec()).collect()
+    target.taken()
 }
 
 fn run(setup: &Setup, arguments: &[&str]) -> Output {

@@ -10,15 +10,32 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("no names");
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().expect("a key");
+        let (params, key) = (Self::params(), rcgen::KeyPair::generate().expect("a key"));
         let certificate = params.self_signed(&key).expect("a certificate");
         let issuer = rcgen::Issuer::new(params, key);
         Self {
             certificate,
             issuer,
         }
+    }
+
+    /// One of this name, which has its right from this one.
+    pub fn under(&self, name: &str) -> Self {
+        let mut params = Self::params();
+        let subject = &mut params.distinguished_name;
+        subject.push(rcgen::DnType::CommonName, name);
+        let (certificate, key) = self.sign(&params);
+        let issuer = rcgen::Issuer::new(params, key);
+        Self {
+            certificate,
+            issuer,
+        }
+    }
+
+    fn params() -> rcgen::CertificateParams {
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("no names");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
     }
 
     pub fn pem(&self) -> String {

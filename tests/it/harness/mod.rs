@@ -11,6 +11,7 @@ mod target;
 mod watch;
 
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub use postgres::Postgres;
 pub use relay::{Relay, Setup};
 pub use sender::{Sender, ask, get, sign, sign_by};
 pub use target::{Request, Target};
-pub use watch::Watch;
+pub use watch::{MEMORY_KIB, Watch};
 
 /// The partner secret of every test.
 pub const SECRET: &str = "whsec-test-partner-secret-0001";
@@ -32,10 +33,24 @@ pub const SECRET: &str = "whsec-test-partner-secret-0001";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds: the one way to wait in these tests.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    comes_to(what, condition, |holds| *holds).await;
+}
+
+/// The same for what is looked at: gives it back once it is so, and shows what it was if it never is.
+pub async fn comes_to<T: Debug, F: Future<Output = T>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+    is_so: impl Fn(&T) -> bool,
+) -> T {
     let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+    loop {
+        let seen = look().await;
+        if is_so(&seen) {
+            return seen;
+        }
+        let is_over = Instant::now() >= deadline;
+        assert!(!is_over, "not within {PATIENCE:?}: {what}: {seen:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, SECRET, Sender, SmallDisk};
+use super::{CANARY, PATIENCE, SECRET, Sender, SmallDisk};
 
 /// A folder with a config, a certificate and a secret; the spool is kept in it across relays.
 pub struct Setup {
@@ -47,6 +47,14 @@ impl Setup {
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// What a target is shown, in the files `key` and `token`, if the config names them.
+    pub fn put_credentials(&self) {
+        for name in ["key", "token"] {
+            let file = self.path().join(name);
+            std::fs::write(file, format!("{CANARY}-{name}")).expect("writable");
+        }
     }
 
     pub fn write_config(&self, rest: &str) {
@@ -251,7 +259,7 @@ impl Relay {
 
     /// By a signal, or as one ends that cannot use its spool.
     pub fn has_ended(&mut self) -> bool {
-        let ended = self.child.try_wait().expect("a child");
+        let ended = self.end();
         let code = ended.and_then(|status| status.code());
         assert!(
             matches!(code, None | Some(74)),
@@ -259,6 +267,11 @@ impl Relay {
             self.log()
         );
         ended.is_some()
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
     }
 
     /// Waits for a log line with this message.
@@ -272,7 +285,7 @@ impl Relay {
             if let Some(line) = found {
                 return line;
             }
-            let ended = self.child.try_wait().expect("a child");
+            let ended = self.end();
             assert!(
                 ended.is_none(),
                 "the relay ended: {ended:?}\n{:?}",
@@ -352,7 +365,7 @@ impl Relay {
     pub async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
+            if let Some(status) = self.end() {
                 return status;
             }
             assert!(

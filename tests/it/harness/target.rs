@@ -113,6 +113,13 @@ impl Target {
         self.requests.lock().expect("not poisoned").clone()
     }
 
+    /// The bodies that it answered 200, in their order and as often as it was sent them.
+    pub fn taken<C: FromIterator<Vec<u8>>>(&self) -> C {
+        let requests = self.requests.lock().expect("not poisoned");
+        let taken = requests.iter().filter(|request| request.status == 200);
+        taken.map(|request| request.body.to_vec()).collect()
+    }
+
     /// How many were opened so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Relay, eventually, fresh};
 
-/// What an allocator may keep of an attack. No row of small requests costs a quarter of it.
-const MEMORY_KIB: u64 = 4 * 1024;
+/// What an allocator may keep of an attack, and what an answer may cost while it is read. No row of small requests costs a
+/// quarter of it.
+pub const MEMORY_KIB: u64 = 4 * 1024;
 /// The same after a request that is larger than the next: what a body of 8 MiB costs, read and kept once.
 const LARGE_MEMORY_KIB: u64 = 64 * 1024;
 const LARGE_BYTES: usize = 1 << 20;
@@ -79,8 +80,14 @@ impl Relay {
 
     /// Resident memory, in KiB.
     pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS")
+    }
+
+    /// What the system says of it by this name, in KiB (proc(5), `status`).
+    pub fn status_kib(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         let number = line.expect("a line").trim().trim_end_matches(" kB");
         number.parse().expect("a number")
     }

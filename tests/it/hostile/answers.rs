@@ -72,19 +72,11 @@ routes:
 async fn begin(foe: &Foe) -> Front {
     let mut front = Front::begin(&config(foe));
     for name in ["ehr", "own"] {
-        foe.plays(Play::answer("500 canary", "content-length: 0\r\n", ""));
-        let id = front.post(&body(name == "own")).await;
-        let failed = |delivery: &Delivery| delivery.attempts > 0;
-        front.comes_to("a failure", &id, name, failed).await;
-        foe.plays(Play::good());
-        front.comes_to("it is had", &id, name, is_delivered).await;
+        let fail = || foe.plays(Play::answer("500 canary", "content-length: 0\r\n", ""));
+        let mend = || foe.plays(Play::good());
+        front.warm_up(&body(name == "own"), name, fail, mend).await;
     }
-    front.is_warm();
     front
-}
-
-fn is_delivered(delivery: &Delivery) -> bool {
-    delivery.state == "delivered"
 }
 
 /// One for the target `own`, or for the other.
@@ -114,7 +106,7 @@ async fn hold(foe: &Foe, rows: Vec<Row>) {
         let body = body(row.own);
         let id = front.post(&body).await;
         let is_so = |delivery: &Delivery| match row.fate {
-            Delivered => is_delivered(delivery),
+            Delivered => delivery.is_delivered(),
             Again => delivery.attempts > 1,
             DeadLetter | DeadInTheEnd => delivery.state == "dead_letter",
         };
@@ -123,7 +115,9 @@ async fn hold(foe: &Foe, rows: Vec<Row>) {
         foe.plays(Play::good());
         if row.fate == Again {
             assert_eq!(delivery.state, "pending", "{what}");
-            front.comes_to(&what, &id, name, is_delivered).await;
+            front
+                .comes_to(&what, &id, name, Delivery::is_delivered)
+                .await;
         }
         front.goes_on(&what, |body| foe.times(body) > 0).await;
         let times = foe.times(body.as_bytes());
@@ -349,7 +343,9 @@ async fn what_retry_after_asks_for_is_when_the_next_attempt_is_due() {
         assert!(least <= wait && wait <= most, "{what}: {wait:?}");
         foe.plays(Play::good());
         front.replay(&id).await;
-        front.comes_to(&what, &id, "ehr", is_delivered).await;
+        front
+            .comes_to(&what, &id, "ehr", Delivery::is_delivered)
+            .await;
         front.goes_on(&what, |body| foe.times(body) > 0).await;
     }
 }

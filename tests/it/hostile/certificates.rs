@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, DnType, date_time_ymd};
 
 use suki_relay::clock::Timestamp;
 
 use super::trial::{Trial, to};
-use crate::harness::{Sender, Setup, Target, eventually, fresh};
+use crate::harness::{Authority, Sender, Setup, Target, eventually, fresh};
 
 const NOT_AFTER: &str = "suki_relay_tls_certificate_not_after_timestamp_seconds";
 const ENCRYPTED: &str =
@@ -19,35 +19,17 @@ const ENCRYPTED_OF_OLD: &str = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,EN
     AAAA\n-----END RSA PRIVATE KEY-----\n";
 const DAMAGED: &str = "-----BEGIN CERTIFICATE-----\nY2FuYXJ5\n-----END CERTIFICATE-----\n";
 
-/// What a certificate is issued by.
-type By = Issuer<'static, KeyPair>;
-
-/// The certificate of an authority, signed by the other one or by itself.
-fn authority(name: &str, by: Option<&By>) -> (String, By) {
-    let mut params = CertificateParams::new([]).expect("no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, name);
-    let key = KeyPair::generate().expect("a key");
-    let certificate = match by {
-        Some(by) => params.signed_by(&key, by),
-        None => params.self_signed(&key),
-    };
-    let pem = certificate.expect("a certificate").pem();
-    (pem, Issuer::new(params, key))
-}
-
 fn since_1970() -> Duration {
     let millis = u64::try_from(Timestamp::now().as_millis());
     Duration::from_millis(millis.expect("after 1970"))
 }
 
 /// A certificate for `localhost` and its key, good for so long from now.
-fn issue(by: &By, lasts: Duration) -> (String, String) {
+fn issue(by: &Authority, lasts: Duration) -> (String, String) {
     let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
     params.not_after = date_time_ymd(1970, 1, 1) + since_1970() + lasts;
-    let key = KeyPair::generate().expect("a key");
     params.distinguished_name.push(DnType::CommonName, "canary");
-    let certificate = params.signed_by(&key, by).expect("a certificate");
+    let (certificate, key) = by.sign(&params);
     (certificate.pem(), key.serialize_pem())
 }
 
@@ -56,14 +38,15 @@ struct Served {
     trial: Trial,
     root: String,
     middle: String,
-    by: By,
+    by: Authority,
 }
 
 impl Served {
     async fn begin(target: &Target) -> Self {
         let setup = Setup::new(&to(target));
-        let (root, by) = authority("root", None);
-        let (middle, by) = authority("middle", Some(&by));
+        let root = Authority::new();
+        let by = root.under("middle");
+        let (root, middle) = (root.pem(), by.pem());
         fs::write(setup.path().join("tls.crt"), format!("{root}{middle}")).expect("writable");
         setup.reword("tls.crt", "served.crt");
         setup.reword("tls.key", "served.key");
@@ -217,8 +200,7 @@ async fn a_certificate_near_or_past_its_end_is_served_and_a_disordered_chain_is_
         let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &served.by).expect("a certificate");
+        let (certificate, key) = served.by.sign(&params);
         (certificate.pem(), key.serialize_pem())
     };
     served.put(&format!("{expired}{middle}"), &key);

@@ -212,8 +212,7 @@ routes: [{{ name: all, to: [ehr] }}]
         target.count() == owed.len()
     })
     .await;
-    let taken: BTreeSet<_> = target.requests().iter().map(|r| r.body.to_vec()).collect();
-    assert_eq!(taken, owed, "C07");
+    assert_eq!(target.taken::<BTreeSet<_>>(), owed, "C07");
     watch.goes_on(&relay, "C07: all of it").await;
 }
 
@@ -292,12 +291,7 @@ async fn a_target_that_goes_changes_its_name_or_its_patience_loses_nothing_that_
         "C11: {answer}"
     );
     eventually("C11: all that waited arrives", async || {
-        let requests = ehr.requests();
-        let taken = requests.iter().filter(|request| request.status == 200);
-        taken
-            .map(|request| request.body.to_vec())
-            .collect::<BTreeSet<_>>()
-            == waits
+        ehr.taken::<BTreeSet<_>>() == waits
     })
     .await;
     trial.goes_on("C11").await;

@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, date_time_ymd};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::siege::Siege;
+use super::siege::{PATIENCE, Siege};
 use super::{fresh, whole};
-use crate::harness::Setup;
+use crate::harness::{Authority, Setup};
 
 const FAILED: &str = "suki_relay_tls_handshake_failures_total{reason=\"client_certificate\"}";
 
@@ -21,12 +20,11 @@ const FAILED: &str = "suki_relay_tls_handshake_failures_total{reason=\"client_ce
 const NOT_HEARD: [u16; 0] = [];
 
 /// Writes a client's certificate by this authority, good until the end of that year.
-fn issue(setup: &Setup, name: &str, by: &Issuer<'_, KeyPair>, until: i32) {
+fn issue(setup: &Setup, name: &str, by: &Authority, until: i32) {
     let mut params = CertificateParams::new([format!("{name}.example")]).expect("a name");
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(until, 12, 31);
-    let key = KeyPair::generate().expect("a key");
-    let certificate = params.signed_by(&key, by).expect("a certificate");
+    let (certificate, key) = by.sign(&params);
     let write = |end: &str, text: String| {
         let file = setup.path().join(format!("{name}.{end}"));
         fs::write(file, text).expect("writable");
@@ -35,19 +33,11 @@ fn issue(setup: &Setup, name: &str, by: &Issuer<'_, KeyPair>, until: i32) {
     write("key", key.serialize_pem());
 }
 
-fn authority() -> (String, Issuer<'static, KeyPair>) {
-    let mut params = CertificateParams::new([]).expect("no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key");
-    let certificate = params.self_signed(&key).expect("a certificate");
-    (certificate.pem(), Issuer::new(params, key))
-}
-
 fn demanding(rest: &str) -> Setup {
     let setup = Setup::new(rest);
-    let ((pem, ours), (others, another)) = (authority(), authority());
-    fs::write(setup.path().join("clients.crt"), pem).expect("writable");
-    fs::write(setup.path().join("others.crt"), others).expect("writable");
+    let (ours, another) = (Authority::new(), Authority::new());
+    fs::write(setup.path().join("clients.crt"), ours.pem()).expect("writable");
+    fs::write(setup.path().join("others.crt"), another.pem()).expect("writable");
     issue(&setup, "client", &ours, 2999);
     issue(&setup, "expired", &ours, 2021);
     issue(&setup, "foreign", &another, 2999);
@@ -70,7 +60,7 @@ async fn answered(siege: &Siege, client: &Arc<ClientConfig>, body: &str) -> Vec<
             Err(_) => Vec::new(),
         }
     };
-    let answered = timeout(Duration::from_mins(1), exchange).await;
+    let answered = timeout(PATIENCE, exchange).await;
     answered.expect("ends at all")
 }
 

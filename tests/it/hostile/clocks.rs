@@ -96,9 +96,7 @@ async fn a_clock_that_jumps_stops_nothing_and_refuses_nobody() {
         assert_eq!(status, 200, "K01: {offset}: {reason}");
     }
     eventually("K01: what was timely arrives", async || {
-        let requests = target.requests();
-        let taken: BTreeSet<_> = requests.iter().map(|r| r.body.to_vec()).collect();
-        taken == owed
+        target.taken::<BTreeSet<_>>() == owed
     })
     .await;
     assert_eq!(target.count(), owed.len(), "K01: none of them twice");

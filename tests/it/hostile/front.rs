@@ -8,7 +8,7 @@ use serde_json::Value;
 use suki_relay::clock::Timestamp;
 use suki_relay::verify::content_digest;
 
-use crate::harness::{CANARY, Relay, Setup, Watch, eventually, sign};
+use crate::harness::{Relay, Setup, Watch, comes_to, eventually, sign};
 
 pub struct Front {
     setup: Setup,
@@ -33,10 +33,7 @@ impl Front {
     /// Reads `key` and `token`, if the config names them.
     pub fn setup(rest: &str) -> Setup {
         let setup = Setup::new(rest);
-        for secret in ["key", "token"] {
-            let file = setup.path().join(secret);
-            fs::write(file, format!("{CANARY}-{secret}")).expect("writable");
-        }
+        setup.put_credentials();
         setup
     }
 
@@ -53,6 +50,25 @@ impl Front {
             relay,
             watch,
         }
+    }
+
+    /// A delivery of this to that target fails once, as `fail` has it, and is had after `mend`: what the relay does the
+    /// first time is done.
+    pub async fn warm_up(
+        &mut self,
+        body: &str,
+        target: &str,
+        fail: impl FnOnce(),
+        mend: impl FnOnce(),
+    ) {
+        fail();
+        let id = self.post(body).await;
+        let failed = |delivery: &Delivery| delivery.attempts > 0;
+        self.comes_to("a failure", &id, target, failed).await;
+        mend();
+        self.comes_to("it is had", &id, target, Delivery::is_delivered)
+            .await;
+        self.is_warm();
     }
 
     /// It has done by now what it does the first time.
@@ -79,10 +95,7 @@ impl Front {
     pub async fn delivery(&self, id: &str, target: &str) -> Delivery {
         let path = format!("/v1/notifications/{id}");
         let (_, shown) = self.relay.operator("GET", &path, "").await;
-        let deliveries = &shown["notifications"][0]["deliveries"];
-        let mut all = deliveries.as_array().expect("a list").iter();
-        let found = all.find(|delivery| delivery["target"] == target);
-        Delivery::read(found.unwrap_or_else(|| panic!("none to {target}: {shown}")))
+        Delivery::to(target, &shown)
     }
 
     /// Waits until it is so.
@@ -93,14 +106,7 @@ impl Front {
         target: &str,
         is_so: impl Fn(&Delivery) -> bool,
     ) -> Delivery {
-        for _ in 0..1500 {
-            let delivery = self.delivery(id, target).await;
-            if is_so(&delivery) {
-                return delivery;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{what}: {:?}", self.delivery(id, target).await);
+        comes_to(what, || self.delivery(id, target), is_so).await
     }
 
     /// An operator has it sent again now.
@@ -121,12 +127,7 @@ impl Front {
 
     /// The most memory that it had resident since [`Front::forget_peak`], in KiB.
     pub fn peak_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.relay.pid()));
-        let status = status.expect("it lives");
-        let mut lines = status.lines();
-        let line = lines.find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.expect("a line").trim().trim_end_matches(" kB");
-        number.parse().expect("a number")
+        self.relay.status_kib("VmHWM")
     }
 
     /// As root (proc(5), `clear_refs`): the relay lets nobody else look.
@@ -137,6 +138,18 @@ impl Front {
 }
 
 impl Delivery {
+    pub fn is_delivered(&self) -> bool {
+        self.state == "delivered"
+    }
+
+    /// Of one notification, as it is shown.
+    pub fn to(target: &str, shown: &Value) -> Self {
+        let deliveries = &shown["notifications"][0]["deliveries"];
+        let mut all = deliveries.as_array().expect("a list").iter();
+        let found = all.find(|delivery| delivery["target"] == target);
+        Self::read(found.unwrap_or_else(|| panic!("none to {target}: {shown}")))
+    }
+
     fn read(shown: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let time = |value: &Value| Timestamp::parse(value.as_str()?);

@@ -1,7 +1,6 @@
 //! Rows H40 to H48: HTTP/2, frame by frame.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -11,7 +10,7 @@ use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, PUSH_PROMISE, RST_STREAM,
     SETTINGS, Taken, WINDOW_UPDATE, fields, frame, head, preface, taken,
 };
-use super::siege::Siege;
+use super::siege::{PATIENCE, Siege};
 
 /// Error codes (RFC 9113, section 7).
 const PROTOCOL_ERROR: u32 = 1;
@@ -53,7 +52,7 @@ async fn hold(rows: Vec<Row>) {
             let _ = write.flush().await;
         };
         let both = async { tokio::join!(sending, taken(&mut read)).1 };
-        let answer = timeout(Duration::from_mins(1), both).await;
+        let answer = timeout(PATIENCE, both).await;
         if answer != Ok(row.taken) {
             wrong.push(format!(
                 "{number}, {}: {answer:?} for {:?}",

@@ -98,9 +98,7 @@ async fn post(relay: &Relay, count: usize) -> BTreeSet<Vec<u8>> {
 }
 
 fn taken(target: &Target) -> BTreeSet<Vec<u8>> {
-    let requests = target.requests();
-    let taken = requests.iter().filter(|request| request.status == 200);
-    taken.map(|request| request.body.to_vec()).collect()
+    target.taken()
 }
 
 #[tokio::test(flavor = "multi_thread")]

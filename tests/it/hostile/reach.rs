@@ -13,9 +13,18 @@ use super::clocks::Clock;
 use super::foe::{Foe, Play};
 use super::fresh;
 use super::front::{Delivery, Front};
-use crate::harness::{Relay, eventually, free_address};
+use crate::harness::{Relay, eventually};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// A port that is ours, and refuses who comes until it listens.
+fn closed() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(any).expect("a port");
+    let address = socket.local_addr().expect("an address");
+    (socket, address)
+}
 
 /// A port that answers no SYN: its backlog is full, and nobody accepts.
 struct BlackHole {
@@ -26,11 +35,8 @@ struct BlackHole {
 
 impl BlackHole {
     async fn open() -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(any).expect("a port");
+        let (socket, address) = closed();
         let listener = socket.listen(1).expect("listens");
-        let address = listener.local_addr().expect("an address");
         let mut waiting = Vec::new();
         let patience = Duration::from_millis(300);
         while let Ok(connected) = timeout(patience, TcpStream::connect(address)).await {
@@ -55,17 +61,13 @@ fn target(name: &str, address: impl std::fmt::Display) -> String {
     )
 }
 
-fn is_delivered(delivery: &Delivery) -> bool {
-    delivery.state == "delivered"
-}
-
 /// Of a network without a way there, the broadcast address of loopback serves for one: connect(2) has
 /// ENETUNREACH for it on any machine.
 const NO_ROUTE: &str = "127.255.255.255:80";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reached_is_tried_again_within_the_time_to_connect() {
-    let (good, hole, refused) = (Foe::start(), BlackHole::open().await, free_address());
+    let (good, hole, (later, refused)) = (Foe::start(), BlackHole::open().await, closed());
     let mut rest = "targets:\n".to_owned();
     rest += &target("good", good.address);
     rest += &target("refused", refused);
@@ -81,7 +83,7 @@ async fn what_cannot_be_reached_is_tried_again_within_the_time_to_connect() {
     let body = fresh();
     let id = front.post(&body).await;
     front
-        .comes_to("G01: the good one", &id, "good", is_delivered)
+        .comes_to("G01: the good one", &id, "good", Delivery::is_delivered)
         .await;
     for (name, _) in rows {
         let again = |delivery: &Delivery| delivery.attempts > 1;
@@ -107,13 +109,23 @@ async fn what_cannot_be_reached_is_tried_again_within_the_time_to_connect() {
     }
     let back = [
         Foe::at(hole.listener),
-        Foe::at(TcpListener::bind(refused).await.expect("free")),
+        Foe::at(later.listen(1024).expect("listens")),
     ];
     front
-        .comes_to("G01: back from the hole", &id, "blackhole", is_delivered)
+        .comes_to(
+            "G01: back from the hole",
+            &id,
+            "blackhole",
+            Delivery::is_delivered,
+        )
         .await;
     front
-        .comes_to("G01: no more refused", &id, "refused", is_delivered)
+        .comes_to(
+            "G01: no more refused",
+            &id,
+            "refused",
+            Delivery::is_delivered,
+        )
         .await;
     for foe in &back {
         assert_eq!(foe.times(body.as_bytes()), 1, "G01: once");
@@ -163,7 +175,7 @@ async fn backlog(relay: &Relay, count: usize) -> BTreeSet<Vec<u8>> {
 /// --bench backlog` measures.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_was_away_for_days_gets_old_and_new_in_turns_and_is_not_buried() {
-    let away = free_address();
+    let (socket, away) = closed();
     let setup = Front::setup(&format!(
         "
 sources:
@@ -182,7 +194,7 @@ routes: [{{ name: all, to: [ehr] }}]
     let mut owed = backlog(&front.relay, BACKLOG).await;
     clock.set("+71h");
 
-    let foe = Foe::at(TcpListener::bind(away).await.expect("free"));
+    let foe = Foe::at(socket.listen(1024).expect("listens"));
     foe.plays(slowly());
     let mut posted = Vec::new();
     for number in 1..=FRESH {

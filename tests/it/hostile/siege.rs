@@ -1,7 +1,6 @@
 //! A relay under attack, and what must hold when the attack is over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{fresh, whole};
-use crate::harness::{CANARY, Relay, Setup, Target, Watch, assert_untold, eventually};
+use crate::harness::{Relay, Setup, Target, Watch, assert_untold, comes_to, eventually};
 
 /// The reason of what nobody has signed: it is kept in the ring, and is no notification.
 pub const UNVERIFIED: &str = "unverified";
 
 /// Ends at all, on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
 pub struct Siege {
     pub setup: Setup,
     pub relay: Relay,
@@ -80,10 +80,7 @@ routes:
             target.url()
         );
         let setup = setup(&rest);
-        for secret in ["key", "token"] {
-            let file = setup.path().join(secret);
-            fs::write(file, format!("{CANARY}-{secret}")).expect("writable");
-        }
+        setup.put_credentials();
         let relay = setup.start_at("trace");
         let mut siege = Self {
             watch: Watch::begin(&relay),
@@ -205,13 +202,9 @@ routes:
 
     /// And has kept what it owes and holds, and nothing else.
     pub async fn has_kept(&self, after: &str) {
-        let (mut kept, mut tries) = (Kept::by(&self.relay).await, 0);
+        let what = format!("after {after}, {:?}", self.kept);
         // What nobody signed is kept aside, and what is kept is counted after it is answered.
-        while kept != self.kept && tries < 500 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            (kept, tries) = (Kept::by(&self.relay).await, tries + 1);
-        }
-        assert_eq!(kept, self.kept, "after {after}");
+        comes_to(&what, || Kept::by(&self.relay), |kept| *kept == self.kept).await;
     }
 
     /// All is as it was; these are kept, too, and the target has what it is owed and nothing else. Gives back the relay.
@@ -231,8 +224,7 @@ routes:
     }
 
     fn delivered(&self) -> BTreeSet<Vec<u8>> {
-        let requests = self.target.requests();
-        requests.iter().map(|r| r.body.to_vec()).collect()
+        self.target.taken()
     }
 
     /// On a connection of its own.

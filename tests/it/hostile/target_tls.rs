@@ -284,13 +284,9 @@ routes: [{{ name: all, to: [ehr, audit] }}]
     )
 }
 
-fn is_delivered(delivery: &Delivery) -> bool {
-    delivery.state == "delivered"
-}
-
 async fn both_have(front: &Front, what: &str, id: &str) {
     for name in TARGETS {
-        front.comes_to(what, id, name, is_delivered).await;
+        front.comes_to(what, id, name, Delivery::is_delivered).await;
     }
 }
 

