@@ -151,7 +151,8 @@ async fn crowd() -> (f64, BTreeMap<u16, usize>) {
     (relay.peak_mib(), answered)
 }
 
-/// The most that the relay ever took, in MiB, for the tables of HTTP/2 and for heads whose bodies never come. As
+/// The most that the relay ever took, in MiB, for the tables of HTTP/2 and for heads whose bodies never come: each
+/// connection brings as many requests as it may in one moment, to be refused unread, and then as many to be held. As
 /// [`crowd`], it answers a good one after all that.
 async fn wide() -> f64 {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
@@ -164,14 +165,16 @@ async fn wide() -> f64 {
     for _ in 0..WIDE_CONNECTIONS {
         connections.push(client.connect().await);
     }
-    for connection in &connections {
-        for _ in 0..STREAMS {
-            let body = StreamBody::new(stream::pending()).boxed_unsync();
-            requests.spawn(post(connection.clone(), body, Some(LARGE_BYTES)));
+    for bytes in [LARGE_BYTES + 1, LARGE_BYTES] {
+        for connection in &connections {
+            for _ in 0..STREAMS {
+                let body = StreamBody::new(stream::pending()).boxed_unsync();
+                requests.spawn(post(connection.clone(), body, Some(bytes)));
+            }
         }
+        tokio::time::sleep(SETTLE).await;
+        good.one().await;
     }
-    tokio::time::sleep(SETTLE).await;
-    good.one().await;
     relay.peak_mib()
 }
 

@@ -84,6 +84,7 @@ async fn signals_that_end_nothing_disturb_no_load() {
     load.stop().await;
     send(&relay, "HUP", 1);
     let mut watch = Watch::begin(&relay);
+    watch.kept_thousands();
     for (row, name, count) in PASSING {
         let load = Load::start(&relay, &place.answers);
         send(&relay, name, count);

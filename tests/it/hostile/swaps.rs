@@ -113,6 +113,7 @@ async fn swap(id: &str, trial: &mut Trial, file: &Path, versions: [&str; 2], loa
         }
     }
     load.end(id, trial).await;
+    trial.watch.kept_thousands();
     trial.goes_on(&format!("{id}: {SWAPS} swaps")).await;
 }
 

@@ -453,9 +453,9 @@ async fn reloads_under_load_fail_no_request_and_mix_no_versions() {
 
     let mut watch = Watch::begin(&relay);
     for n in 1..=RELOADS {
-        // Until its caches are full, the spool takes half a KiB for each notification that it keeps.
-        if n == RELOADS * 2 / 3 {
+        if n == RELOADS / 10 {
             watch = Watch::begin(&relay);
+            watch.kept_thousands();
         }
         let before = posted.load(Ordering::Relaxed);
         match n % 4 {
