@@ -32,7 +32,7 @@ fn env(name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-const INBOX: &str = include_str!("../../tests/config/inbox.proto");
+const INBOX: &str = include_str!("tests/inbox.proto");
 
 /// The files that the examples name.
 struct Disk(BTreeMap<&'static str, Vec<u8>>);

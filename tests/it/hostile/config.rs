@@ -103,7 +103,9 @@ fn put_files(folder: &Path) {
     write("shape.json", b"{\"required\": [\"status\"]}");
     write("empty", b"");
     fs::create_dir(folder.join("folder")).expect("a folder");
-    let set = protox::compile(["inbox.proto"], [examples().join("..")]).expect("compiles");
+    // As the unit tests have it.
+    let clinic = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/tests");
+    let set = protox::compile(["inbox.proto"], [clinic]).expect("compiles");
     write("inbox.binpb", &set.encode_to_vec());
 }
 
