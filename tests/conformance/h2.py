@@ -13,6 +13,7 @@ import threading
 from relay import running
 
 CASES = 107
+TRIES = 5
 
 
 def front(relay):
@@ -53,11 +54,14 @@ strict = {name for name, reason in reasons.items() if not reason.startswith("eit
 with running() as relay:
     address = front(relay)
     passed, failed, said = judge(address)
-    # All cases run at once, and some wait for an answer no longer than a busy machine takes: those once more, alone.
+    # All cases run at once, and some wait for an answer no longer than a busy machine takes; in others two frames are one
+    # mistake, and the relay may have answered the first of them before the second is there. Those again, alone.
     for name in failed - excepted:
-        again, _, more = judge(address, name)
-        passed |= again
-        said += more
+        for _ in range(TRIES):
+            if name not in passed:
+                again, _, more = judge(address, name)
+                passed |= again
+                said += more
 count = int(re.search(r"Passed \d+/(\d+)", said).group(1))
 wrong = failed - excepted - passed
 assert not wrong, "\n".join([said, "not listed:", *sorted(wrong)])
