@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{Postgres, Sender, Setup, Target, bounded, eventually, sign};
+use crate::harness::{Postgres, Relay, Sender, Setup, Target, bounded, eventually, sign};
 
 const REST: &str = r#"
 targets: [{ name: ehr, http: { url: "TARGET" }, retry: { initial: 100ms, max: 100ms } }]
@@ -82,6 +82,15 @@ fn run(setup: &Setup) -> (Option<i32>, String) {
     (output.status.code(), told)
 }
 
+/// Nothing of this is in the folder, while the relay runs or once it is killed.
+fn end_that_tells_nothing(relay: Relay, folder: &Path, told: &[String]) {
+    let names = found(folder, &["invalid".to_owned()]);
+    assert!(names.contains("spool.db"), "a reason is readable: {names}");
+    assert_eq!(found(folder, told), "", "while it runs");
+    relay.kill();
+    assert_eq!(found(folder, told), "", "after a kill");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_spool_tells_nothing_opens_with_its_key_alone_and_delivers() {
     let target = Target::start(|_| 200).await;
@@ -92,11 +101,7 @@ async fn an_encrypted_spool_tells_nothing_opens_with_its_key_alone_and_delivers(
     let ring = "suki_relay_quarantine{reason=\"unverified\"}";
     eventually("the ring has it", async || relay.metric(ring).await > 0.5).await;
     let folder = setup.path().join("spool");
-    let names = found(&folder, &["invalid".to_owned()]);
-    assert!(names.contains("spool.db"), "a reason is readable: {names}");
-    assert_eq!(found(&folder, &told), "", "while it runs");
-    relay.kill();
-    assert_eq!(found(&folder, &told), "", "after a kill");
+    end_that_tells_nothing(relay, &folder, &told);
 
     let config = setup.config();
     let config = config.to_str().expect("text");
@@ -167,11 +172,7 @@ async fn an_encrypted_disk_beside_a_shared_spool_tells_nothing_and_opens_with_it
     let waits = "suki_relay_spool_fallback_notifications{state=\"pending\"}";
     assert!(relay.metric(waits).await > 0.5, "it is on the disk");
     let folder = setup.path().join("spool");
-    let names = found(&folder, &["invalid".to_owned()]);
-    assert!(names.contains("spool.db"), "a reason is readable: {names}");
-    assert_eq!(found(&folder, &told), "", "while it runs");
-    relay.kill();
-    assert_eq!(found(&folder, &told), "", "after a kill");
+    end_that_tells_nothing(relay, &folder, &told);
 
     let before = databases(&folder);
     server.run();

@@ -325,6 +325,12 @@ impl Desk {
         Writer::new(&self.connection, &self.shared, self.limits, seal).expect("opens")
     }
 
+    /// Hands a notification for `ehr` to the writer's queue, and gives back its answer to come.
+    fn submit(&self, body: String) -> oneshot::Receiver<Result<Kept, AcceptError>> {
+        let waiting = self.shared.queue.accept(submission(body, &["ehr"]));
+        waiting.expect("room in the queue")
+    }
+
     /// The database may have so many pages; 1: as many as it has.
     fn pages(&self, count: i64) {
         let set = self.connection.pragma_update(None, "max_page_count", count);
@@ -379,12 +385,11 @@ async fn of_a_batch_that_fails_at_its_end_nothing_is_promised() {
     let desk = Desk::in_folder(folder.path());
     let mut writer = desk.writer();
     let mut batch = queue::Batch::default();
-    let submit = |body: String| {
-        let waiting = desk.shared.queue.accept(submission(body, &["ehr"]));
-        waiting.expect("room in the queue")
-    };
     desk.pages(1);
-    let answers = [submit("small".into()), submit("x".repeat(100_000))];
+    let answers = [
+        desk.submit("small".into()),
+        desk.submit("x".repeat(100_000)),
+    ];
     desk.shared
         .queue
         .take(&mut batch, std::time::Instant::now());

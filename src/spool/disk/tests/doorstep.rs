@@ -74,19 +74,18 @@ async fn nothing_is_left_before_it_is_on_disk_nor_of_what_is_undone() {
     let step = desk.shared.wakes.of(&name("ehr"));
     let left = || step.take().map(|left| left.len());
     step.open();
-    let submit = |body: String| {
-        let waiting = desk.shared.queue.accept(submission(body, &["ehr"]));
-        waiting.expect("room in the queue")
-    };
     let now = std::time::Instant::now();
-    let _kept = submit("kept".into());
+    let _kept = desk.submit("kept".into());
     desk.shared.queue.take(&mut batch, now);
     assert_eq!(left(), Some(0), "it is not written yet");
     writer.write(&mut batch).expect("no failed sync");
     assert_eq!(left(), Some(1));
 
     desk.pages(1);
-    let _refused = [submit("small".into()), submit("x".repeat(100_000))];
+    let _refused = [
+        desk.submit("small".into()),
+        desk.submit("x".repeat(100_000)),
+    ];
     desk.shared.queue.take(&mut batch, now);
     writer.write(&mut batch).expect("no failed sync");
     assert_eq!(left(), Some(0), "it was undone");
