@@ -24,8 +24,8 @@ pub(super) struct Arguments {
     /// Relative paths in it begin at its own folder: keep it beside the new one.
     #[arg(long, value_name = "OLD")]
     against: Option<PathBuf>,
-    /// Also connect to each target, and send it nothing (one that wants our certificate may refuse it later); and to the server of `spool.postgres`, and see whether it would
-    /// keep what it is given
+    /// Also connect to each target, and send it nothing (one that wants our certificate may refuse it later); and to
+    /// the server of `spool.postgres`, and see whether it would keep what it is given
     #[arg(long)]
     connect: bool,
 }

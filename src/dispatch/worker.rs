@@ -162,11 +162,9 @@ impl TargetWorker {
             let wanted = if self.breaker.is_open() {
                 self.window.wants_one()
             } else {
+                self.doorstep.open();
                 self.window.wants(in_flight_max)
             };
-            if !self.breaker.is_open() {
-                self.doorstep.open();
-            }
             let page = self.read(wanted).await;
             if page.as_ref().is_none_or(|page| page.more) {
                 self.doorstep.close();
